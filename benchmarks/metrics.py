@@ -1,0 +1,119 @@
+"""Image-quality metrics on torch tensors: PSNR, LPIPS and DISTS.
+
+Pixels are float32 (B, 3, H, W) in 0..1.  The weights of LPIPS and DISTS are not part of the project: their
+folder is given by the caller.  LPIPS: Zhang et al. 2018 (arXiv 1801.03924), version 0.1, AlexNet.
+DISTS: Ding et al. 2020 (arXiv 2004.07728).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+# ImageNet mean and standard deviation, on pixels in 0..1, and LPIPS' rounding of the same numbers on -1..1.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+LPIPS_SHIFT = (-0.030, -0.088, -0.188)
+LPIPS_SCALE = (0.458, 0.448, 0.450)
+
+
+def _per_channel(values: tuple[float, ...]) -> Tensor:
+    return torch.tensor(values).view(1, -1, 1, 1)
+
+
+def psnr(x: Tensor, y: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB of each image of the batch: (B,)."""
+    return -10 * torch.log10((x - y).square().mean((1, 2, 3)))
+
+
+class Lpips(nn.Module):
+    """LPIPS 0.1 with AlexNet: (B,) distances, 0 for equal images."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        for name, tensor in load_file(folder / "lpips_alex.safetensors").items():
+            self.register_buffer(name.replace(".", "_"), tensor)
+        self.register_buffer("shift", _per_channel(LPIPS_SHIFT))
+        self.register_buffer("scale", _per_channel(LPIPS_SCALE))
+
+    def features(self, pixels: Tensor) -> list[Tensor]:
+        """Unit-length features of AlexNet's five convolutions."""
+        x = (2 * pixels - 1 - self.shift) / self.scale
+        found = []
+        for index, (stride, padding, pool) in enumerate(
+            [(4, 2, False), (1, 2, True), (1, 1, True), (1, 1, False), (1, 1, False)]
+        ):
+            if pool:
+                x = F.max_pool2d(x, 3, 2)
+            weight, bias = getattr(self, f"conv{index}_weight"), getattr(self, f"conv{index}_bias")
+            x = F.relu(F.conv2d(x, weight, bias, stride, padding))
+            found.append(x / (x.square().sum(1, keepdim=True).sqrt() + 1e-10))
+        return found
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Distance of x from y, pairwise over the batch."""
+        total = x.new_zeros(len(x))
+        for index, (a, b) in enumerate(zip(self.features(x), self.features(y), strict=True)):
+            difference = F.conv2d((a - b).square(), getattr(self, f"lin{index}_weight"))
+            total = total + difference.mean((1, 2, 3))
+        return total
+
+
+class Dists(nn.Module):
+    """DISTS on VGG-16 with L2 pooling: (B,) distances, 0 for equal images."""
+
+    STAGES = ((0, 1), (2, 3), (4, 5, 6), (7, 8, 9), (10, 11, 12))
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        for name, tensor in load_file(folder / "vgg16_fp16.safetensors").items():
+            if name.startswith("conv"):
+                self.register_buffer(name.replace(".", "_"), tensor.float())
+        weights = load_file(folder / "dists.safetensors")
+        total = weights["alpha"].sum() + weights["beta"].sum()
+        self.register_buffer("alpha", weights["alpha"] / total)
+        self.register_buffer("beta", weights["beta"] / total)
+        self.register_buffer("mean", _per_channel(IMAGENET_MEAN))
+        self.register_buffer("std", _per_channel(IMAGENET_STD))
+        window = torch.hann_window(5, periodic=False)[1:-1]
+        kernel = window[:, None] * window[None, :]
+        self.register_buffer("hanning", (kernel / kernel.sum())[None, None])
+
+    def _l2_pool(self, x: Tensor) -> Tensor:
+        kernel = self.hanning.expand(x.shape[1], 1, -1, -1)
+        return (F.conv2d(x.square(), kernel, stride=2, padding=1, groups=x.shape[1]) + 1e-12).sqrt()
+
+    def features(self, pixels: Tensor) -> list[Tensor]:
+        """The pixels themselves and the last activation of VGG-16's five stages."""
+        found = [pixels]
+        x = (pixels - self.mean) / self.std
+        for stage in self.STAGES:
+            if stage[0]:
+                x = self._l2_pool(x)
+            for index in stage:
+                weight, bias = getattr(self, f"conv{index}_weight"), getattr(self, f"conv{index}_bias")
+                x = F.relu(F.conv2d(x, weight, bias, padding=1))
+            found.append(x)
+        return found
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Distance of x from y, pairwise over the batch."""
+        c1 = c2 = 1e-6
+        similarity = x.new_zeros(len(x))
+        start = 0
+        for a, b in zip(self.features(x), self.features(y), strict=True):
+            alpha = self.alpha[:, start : start + a.shape[1]]
+            beta = self.beta[:, start : start + a.shape[1]]
+            start += a.shape[1]
+            mean_a, mean_b = a.mean((2, 3), keepdim=True), b.mean((2, 3), keepdim=True)
+            texture = (2 * mean_a * mean_b + c1) / (mean_a.square() + mean_b.square() + c1)
+            var_a = (a - mean_a).square().mean((2, 3), keepdim=True)
+            var_b = (b - mean_b).square().mean((2, 3), keepdim=True)
+            covariance = (a * b).mean((2, 3), keepdim=True) - mean_a * mean_b
+            structure = (2 * covariance + c2) / (var_a + var_b + c2)
+            similarity = similarity + (alpha * texture + beta * structure).sum((1, 2, 3))
+        return 1 - similarity
