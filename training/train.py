@@ -16,6 +16,7 @@ import csv
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,6 +56,21 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
     if step < WARM_UP:
         return peak * (step + 1) / WARM_UP
     return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps))))
+
+
+def parameter_groups(codec: Codec) -> list[dict[str, Any]]:
+    """Parameters for the optimiser: networks, and the tables, which are logarithms and have further to go."""
+    tables = [parameter for name, parameter in codec.rate_model.named_parameters() if "." not in name]
+    chosen = {id(parameter) for parameter in tables}
+    networks = [parameter for parameter in codec.parameters() if id(parameter) not in chosen]
+    return [{"params": networks, "factor": 1.0}, {"params": tables, "factor": 10.0}]
+
+
+@torch.no_grad()
+def running_mean(average: list[Tensor], current: list[Tensor], seen: Tensor) -> None:
+    """Exponential mean of the weights, with a short memory at first."""
+    decay = min(AVERAGE_DECAY, (1 + int(seen)) / (10 + int(seen)))
+    torch._foreach_lerp_(average, current, 1 - decay)
 
 
 def compute_loss(
@@ -120,10 +136,11 @@ def main() -> None:
     parser.add_argument("--validation", type=Path, help="folder of photos for the log's validation figures")
     parser.add_argument("--metrics", type=Path, required=True, help="folder with LPIPS and DISTS weights")
     parser.add_argument("--run", type=Path, required=True, help="folder of the checkpoint and the log")
+    parser.add_argument("--init", type=Path, help="checkpoint whose weights a new run starts from")
     parser.add_argument("--steps", type=int, default=9000)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--crop", type=int, default=128)
-    parser.add_argument("--lr", type=float, default=6e-4)
+    parser.add_argument("--lr", type=float, default=8e-4)
     parser.add_argument("--lpips-weight", type=float, default=1.0)
     parser.add_argument("--dists-weight", type=float, default=0.0)
     parser.add_argument("--dists-from", type=float, default=0.8, help="part of the run after which DISTS counts")
@@ -143,10 +160,10 @@ def main() -> None:
     metrics = Lpips(options.metrics).to(device), Dists(options.metrics).to(device)
 
     codec = Codec().to(device, memory_format=torch.channels_last)
-    average = torch.optim.swa_utils.AveragedModel(
-        codec, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(AVERAGE_DECAY)
-    )
-    optimizer = torch.optim.Adam(codec.parameters(), lr=options.lr, betas=(0.9, 0.99))
+    if options.init:
+        codec.load_state_dict(torch.load(options.init, map_location=device, weights_only=True)["codec"])
+    average = torch.optim.swa_utils.AveragedModel(codec, multi_avg_fn=running_mean)
+    optimizer = torch.optim.Adam(parameter_groups(codec), lr=options.lr, betas=(0.9, 0.99))
     checkpoint, step = options.run / "checkpoint.pt", 0
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=device, weights_only=True)
@@ -168,7 +185,7 @@ def main() -> None:
         loss.backward()
         norm = nn.utils.clip_grad_norm_(codec.parameters(), 1.0)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, options.steps, options.lr)
+            group["lr"] = group["factor"] * learning_rate(step, options.steps, options.lr)
         if torch.isfinite(norm):
             optimizer.step()
             average.update_parameters(codec)

@@ -13,7 +13,7 @@
 The encoder does not know the rate: one latent serves every quality, and quantising it is the business of
 `pillow_sdl.latent`.  The decoder is told the rate, so that it knows how much noise the quantiser added.
 Both are free of normalisation over space, so what a pixel becomes depends on a bounded neighbourhood
-(`HALO`), which is what makes overlapped tiles exact.
+(`ENCODER_MARGIN`, `DECODER_MARGIN`), which is what makes overlapped tiles exact.
 
 Source: our own; blocks after He et al. 2016 (arXiv 1512.03385), sub-pixel convolution after Shi et al. 2016
 (arXiv 1609.05158).  Imports torch at its top: only `models.store` imports this module.
@@ -21,11 +21,19 @@ Source: our own; blocks after He et al. 2016 (arXiv 1512.03385), sub-pixel convo
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from .tiling import tiles
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from numpy.typing import NDArray
 
 LATENT_CHANNELS: Final = 96
 FACTOR: Final = 16
@@ -119,3 +127,82 @@ class EmbeddedAutoencoder(nn.Module):
         super().__init__()
         self.encoder = Encoder()
         self.decoder = Decoder()
+
+
+ENCODER_MARGIN: Final = 11
+DECODER_MARGIN: Final = 14
+"""Latent positions that the networks see on each side of one: half their receptive fields, rounded up."""
+
+
+class EmbeddedModel:
+    """The network with its weights, on a device, from arrays to arrays.  Implements `store.Autoencoder`.
+
+    Runs in float32 whatever the weights are stored in.  Deterministic on one machine and number of threads.
+    """
+
+    def __init__(self, tensors: Mapping[str, NDArray[np.generic]], device: str) -> None:
+        """tensors: as stored, names beginning "encoder." and "decoder.".   device: see `settings.Settings`.
+
+        Raises ValueError if the device is not to be had.
+        """
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        with torch.device("meta"):
+            network = EmbeddedAutoencoder()
+        state = {name: torch.from_numpy(tensor).float() for name, tensor in tensors.items()}
+        network.load_state_dict(state, assign=True)
+        network.requires_grad_(requires_grad=False)
+        try:
+            self._network = network.eval().to(device, memory_format=torch.channels_last)
+        except (RuntimeError, AssertionError) as exc:  # a CPU build of torch asserts that it has no CUDA
+            msg = f"device {device} cannot be used: {str(exc).splitlines()[0]}"
+            raise ValueError(msg) from exc
+        self._device = torch.device(device)
+
+    def encode(self, pixels: NDArray[np.uint8], progress: Callable[[], None] | None = None) -> NDArray[np.float32]:
+        """Pixels uint8 (H, W, 3) -> latent float32 (96, h, w), h = H / 16 rounded up.
+
+        What is missing to whole positions on the right and at the bottom repeats the last column and row.
+        """
+        height, width = (-(-side // FACTOR) for side in pixels.shape[:2])
+        latent = np.empty((LATENT_CHANNELS, height, width), np.float32)
+        for rows, columns in tiles(height, width, ENCODER_MARGIN):
+            piece = pixels[
+                rows.start * FACTOR : rows.stop * FACTOR, columns.start * FACTOR : columns.stop * FACTOR
+            ]
+            missing = -piece.shape[0] % FACTOR, -piece.shape[1] % FACTOR
+            piece = np.pad(piece, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
+            with torch.inference_mode():
+                batch = torch.from_numpy(piece).to(self._device)
+                found = self._network.encoder(batch.permute(2, 0, 1)[None].float() / 255)[0].cpu().numpy()
+            latent[:, rows.keep_start : rows.keep_stop, columns.keep_start : columns.keep_stop] = found[
+                :, rows.kept, columns.kept
+            ]
+            if progress:
+                progress()
+        return latent
+
+    def decode(
+        self, latent: NDArray[np.float32], rate: int, progress: Callable[[], None] | None = None
+    ) -> NDArray[np.uint8]:
+        """Latent float32 (96, h, w), quantised at rate code 0..255 -> pixels uint8 (16h, 16w, 3)."""
+        height, width = latent.shape[1:]
+        pixels = np.empty((height * FACTOR, width * FACTOR, 3), np.uint8)
+        level = torch.tensor([rate / 255], device=self._device)
+        for rows, columns in tiles(height, width, DECODER_MARGIN):
+            piece = latent[:, rows.start : rows.stop, columns.start : columns.stop]
+            with torch.inference_mode():
+                batch = torch.from_numpy(np.ascontiguousarray(piece))[None].to(self._device)
+                found = self._network.decoder(batch.contiguous(memory_format=torch.channels_last), level)[0]
+                found = found.mul_(255).round_().clamp_(0, 255).byte().permute(1, 2, 0).cpu().numpy()
+            pixels[
+                rows.keep_start * FACTOR : rows.keep_stop * FACTOR,
+                columns.keep_start * FACTOR : columns.keep_stop * FACTOR,
+            ] = found[_pixels(rows.kept), _pixels(columns.kept)]
+            if progress:
+                progress()
+        return pixels
+
+
+def _pixels(positions: slice) -> slice:
+    return slice(positions.start * FACTOR, positions.stop * FACTOR)

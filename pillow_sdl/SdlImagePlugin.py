@@ -1,0 +1,225 @@
+#
+# Pillow plugin for SDL: images held as the quantised latent of an autoencoder.
+#
+# The format is specified in spec/SPEC.md.  Importing this module registers it with Pillow; numpy and torch are
+# imported only when pixels are wanted.
+#
+"""Pillow glue: `Image.open`, `Image.save`, `thumbnail`, `verify` for `.sdl`.
+
+Modes are stored as L, LA, RGB or RGBA.  Others are converted by one rule (`_prepare`):
+
+    1, I, F, I;16*          L     I and F clipped to 0..255, I;16 by its high byte
+    La                      LA
+    P, PA                   RGB, or RGBA if there is transparency
+    RGBa                    RGBA
+    CMYK, YCbCr, HSV, RGBX  RGB
+    LAB                     RGB   through a D50 Lab profile to sRGB
+
+A colour key in `info["transparency"]` makes L LA and RGB RGBA.  Colours under full transparency are not kept: they
+are replaced by those of visible neighbours, which costs fewer bytes.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import IO, TYPE_CHECKING, Final
+
+from PIL import Image, ImageFile
+
+from . import container as sdl
+from . import zstdframe
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+MAX_METADATA: Final = 2**24
+_GREY_MODES: Final = frozenset({"1", "L", "I", "F", "I;16", "I;16L", "I;16B", "I;16N", "LA", "La"})
+_INFO_KEYS: Final = {sdl.Name.ICC: "icc_profile", sdl.Name.EXIF: "exif", sdl.Name.XMP: "xmp"}
+
+# What a profile says of the colours that it describes (ICC.1:2022, 7.2.6), by the stored mode it fits.
+_ICC_SPACES: Final = {"L": b"GRAY", "LA": b"GRAY", "RGB": b"RGB ", "RGBA": b"RGB "}
+
+
+def _accept(prefix: bytes) -> bool:
+    return prefix.startswith(sdl.SIGNATURE)
+
+
+class SdlImageFile(ImageFile.ImageFile):
+    """An opened `.sdl` file.  Opening reads the header and the metadata; `load` runs the network."""
+
+    format = "SDL"
+    format_description = "SDL latent image"
+
+    _header: sdl.Header
+
+    def _open(self) -> None:
+        assert self.fp is not None
+        header, offset = sdl.read_header(self.fp)
+        self._header = header
+        self._size = header.width, header.height
+        self._mode = header.mode.name
+        self._load_lock = threading.RLock()
+        self.info["sdl_version"] = sdl.FORMAT_VERSION
+        self.info["sdl_model"] = header.model.hex()
+        # What a decoder shows is partly invented: programs that must know can ask.
+        self.info["generative"] = True
+        for _ in range(header.sections):
+            name = sdl.peek_name(self.fp)
+            if not name or sdl.is_critical(name):
+                break
+            section, offset = sdl.read_section(self.fp, offset)
+            if section.name in _INFO_KEYS:
+                data = zstdframe.unpack(section.data, limit=MAX_METADATA, section=section.label)
+                self.info[_INFO_KEYS[section.name]] = data
+        self.tile = [ImageFile._Tile("sdl", (0, 0, *self.size), 0, (None,))]
+
+    def load(self) -> Image.core.PixelAccess | None:
+        """Decode the picture, once: other threads that ask for it wait."""
+        if not self.tile:
+            return super().load()
+        with self._load_lock:
+            return super().load()
+
+    def draft(
+        self, mode: str | None, size: tuple[int, int] | None
+    ) -> tuple[str, tuple[int, int, float, float]] | None:
+        """Set the image up to load as a preview of at least `size` pixels, straight from the latent.
+
+        Called by `thumbnail`.  A preview needs no network and takes milliseconds; it is at most half the picture's
+        size.  Does nothing if that is too small, or if `size` is None.   mode: ignored.
+        """
+        if len(self.tile) != 1 or size is None:
+            return None
+        from . import codec
+
+        scale = codec.preview_scale(self._header, *size)
+        if scale is None:
+            return None
+        self._size = codec.preview_size(self._header, scale)
+        self.tile = [ImageFile._Tile("sdl", (0, 0, *self._size), 0, (scale,))]
+        # The last column and row may lie in part beyond the picture's edge: the box says how much of them counts.
+        reduction = codec.preview_reduction(self._header, scale)
+        return self.mode, (0, 0, self._header.width / reduction, self._header.height / reduction)
+
+    def verify(self) -> None:
+        """Check every CRC and decode all that needs no network: symbols, alpha, metadata.
+
+        Must be called directly after open, and closes the file.  Raises SdlError if anything is wrong.
+        """
+        if self.fp is None:
+            msg = "verify must be called directly after open"
+            raise RuntimeError(msg)
+        from . import codec
+
+        try:
+            self.fp.seek(0)
+            codec.verify(sdl.read(self.fp))
+        finally:
+            super().verify()
+
+
+class SdlDecoder(ImageFile.PyDecoder):
+    """Reads a whole file and decodes it.   args: (scale of the preview, or None for the picture)."""
+
+    _pulls_fd = True
+
+    def decode(self, buffer: Image.DecoderInput) -> tuple[int, int]:
+        """See PyDecoder."""
+        from . import codec
+
+        assert self.fd is not None
+        file = sdl.read(self.fd)
+        scale = self.args[0]
+        pixels = codec.decode(file) if scale is None else codec.preview(file, scale)
+        self.set_as_raw(pixels.tobytes())
+        return -1, 0
+
+
+def _prepare(image: Image.Image) -> tuple[sdl.Mode, NDArray[np.uint8], NDArray[np.uint8] | None]:
+    """An image of any mode as stored mode, colours uint8 (H, W, 3), alpha uint8 (H, W) or None (module docstring)."""
+    import numpy as np
+
+    grey, transparent = image.mode in _GREY_MODES, image.has_transparency_data
+    if image.mode == "F" and not np.isfinite(np.asarray(image)).all():
+        msg = "an image of mode F with values that are not finite cannot be saved as SDL"
+        raise ValueError(msg)
+    if image.mode == "LAB":
+        image = _lab_to_rgb(image)
+    elif image.mode.startswith("I;16"):
+        # Pillow converts I;16 by its high byte, but its other byte orders not at all.
+        values = np.asarray(image).astype(np.uint16) >> 8
+        image = Image.fromarray(values.astype(np.uint8))
+    elif image.mode == "RGBX":
+        image = Image.merge("RGB", image.split()[:3])
+    if not transparent:
+        mode = sdl.Mode.L if grey else sdl.Mode.RGB
+        return mode, np.asarray(image.convert("L").convert("RGB") if grey else image.convert("RGB")), None
+    image = image.convert("RGBA")
+    alpha = image.getchannel("A")
+    if alpha.getextrema()[0] == 0:
+        image = _fill_transparent(image)
+    return sdl.Mode.LA if grey else sdl.Mode.RGBA, np.asarray(image.convert("RGB")), np.asarray(alpha)
+
+
+def _fill_transparent(image: Image.Image) -> Image.Image:
+    """RGBA -> RGBA whose fully transparent pixels have the colours of visible neighbours.
+
+    Pixels are averaged into ever smaller pictures, and holes filled from the next smaller one.
+    """
+    image = image.copy()
+    image.putalpha(image.getchannel("A").point(lambda value: 255 if value else 0))
+    pyramid = [image]
+    while max(pyramid[-1].size) > 1:
+        pyramid.append(pyramid[-1].reduce(2))
+    filled = pyramid.pop().convert("RGB").convert("RGBA")
+    for level in reversed(pyramid):
+        filled = Image.alpha_composite(filled.resize(level.size, Image.Resampling.BILINEAR), level)
+    return filled
+
+
+def _lab_to_rgb(image: Image.Image) -> Image.Image:
+    from PIL import ImageCms
+
+    profiles = ImageCms.createProfile("LAB", 5000), ImageCms.createProfile("sRGB")
+    converted = ImageCms.profileToProfile(image, *profiles, outputMode="RGB")
+    assert converted is not None
+    return converted
+
+
+def _metadata(image: Image.Image, mode: sdl.Mode) -> dict[str, bytes]:
+    """ICC profile, Exif and XMP to be stored.
+
+    Taken from the options of `save`.  A profile is otherwise taken from the image, as Pillow's own formats do, if it
+    describes the colours of the stored mode: a CMYK profile says nothing of the RGB that is stored.
+    """
+    options = image.encoderinfo
+    icc_profile = options.get("icc_profile")
+    if icc_profile is None and "icc_profile" not in options:
+        found = image.info.get("icc_profile")
+        icc_profile = found if found and found[16:20] == _ICC_SPACES[mode.name] else b""
+    exif = options.get("exif") or b""
+    if isinstance(exif, Image.Exif):
+        exif = exif.tobytes()
+    xmp = options.get("xmp") or b""
+    if isinstance(xmp, str):
+        xmp = xmp.encode()
+    return {"icc_profile": icc_profile or b"", "exif": exif, "xmp": xmp}
+
+
+def _save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
+    from . import codec
+
+    names = ("quality", "model", "quantizer", "payload")
+    chosen = {name: im.encoderinfo[name] for name in names if im.encoderinfo.get(name) is not None}
+    codec.EncodeOptions(**chosen)  # A wrong option is told before any work is done.
+    mode, pixels, alpha = _prepare(im)
+    options = codec.EncodeOptions(**chosen, **_metadata(im, mode))
+    fp.write(codec.encode(pixels, alpha, mode=mode, options=options))
+
+
+Image.register_open(SdlImageFile.format, SdlImageFile, _accept)
+Image.register_save(SdlImageFile.format, _save)
+Image.register_extension(SdlImageFile.format, ".sdl")
+Image.register_mime(SdlImageFile.format, "image/x-sdl")
+Image.register_decoder("sdl", SdlDecoder)

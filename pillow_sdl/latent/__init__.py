@@ -1,0 +1,1 @@
+"""Latent <-> symbols <-> payload bytes, in numpy.  Symbols are bit-exact everywhere; nothing here imports torch."""

@@ -1,0 +1,80 @@
+"""Latent spaces: what a latent's channels are, whichever network made it (SPEC 7.1, spec/registry.md).
+
+A space is named apart from the models that read it, so that a file can be decoded by any of them.  Its tables lie
+in `weights/`: the quantiser's steps, and the linear map that shows a picture without a network.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from ..errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+WEIGHTS: Final = Path(__file__).parent.parent / "weights"
+
+RATES: Final = 256
+"""Rate codes 0..255 of a file's header, from the fewest bytes to the most."""
+
+STEP_UNIT: Final = 256
+"""Steps stand in the tables as logarithms to base 2 times this, integers."""
+
+
+@dataclass(frozen=True, slots=True)
+class LatentSpace:
+    """One row of the registry.   code: its number in a header.   factor: pixels per latent position, each axis."""
+
+    code: int
+    name: str
+    channels: int
+    factor: int
+
+    def shape(self, width: int, height: int) -> tuple[int, int, int]:
+        """(C, h, w) of the latent of an image of width x height pixels: padded up to whole positions (SPEC 8.1)."""
+        return self.channels, -(-height // self.factor), -(-width // self.factor)
+
+    @property
+    def tables(self) -> Tables:
+        """The space's tables, read once.  Takes numpy and a small file, no network."""
+        return _tables(self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """log2_steps: int16 (knots, C), units of 1/256 octave.   preview: float32 (C + 1, 3 * 8 * 8), see `preview`."""
+
+    log2_steps: NDArray[np.int16]
+    preview: NDArray[np.float32]
+
+
+@cache
+def _tables(name: str) -> Tables:
+    from safetensors.numpy import load_file
+
+    arrays = load_file(WEIGHTS / f"{name}-tables.safetensors")
+    return Tables(arrays["log2_steps"], arrays["preview"].astype(np.float32))
+
+
+SPACES: Final = (LatentSpace(code=16, name="sdl1", channels=96, factor=16),)
+"""Codes 1 to 4 are kept for sd1, sdxl, sd3 and flux1 (spec/registry.md)."""
+
+
+def by_code(code: int) -> LatentSpace:
+    """The space with that number; UnsupportedError if this reader does not know it."""
+    for space in SPACES:
+        if space.code == code:
+            return space
+    msg = f"latent space {code} found; this reader knows {', '.join(f'{s.code} ({s.name})' for s in SPACES)}"
+    raise UnsupportedError(msg)
+
+
+def by_name(name: str) -> LatentSpace:
+    """The space of that name, which a model card states.  KeyError if there is none."""
+    return {space.name: space for space in SPACES}[name]

@@ -1,0 +1,89 @@
+"""Turn a training checkpoint into what ships: weights, the latent space's tables, the model's hash.
+
+    python -m training.export --run training/runs/NAME --data DIR
+
+Writes pillow_sdl/weights/sdl1.safetensors (running mean of the weights, float16), sdl1-tables.safetensors (steps of
+the quantiser, linear map of the preview), and the hash into pillow_sdl/models/cards.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.numpy import save_file
+from torch.nn import functional as F
+
+from pillow_sdl.latent.preview import BLOCK
+from pillow_sdl.latent.spaces import STEP_UNIT
+from pillow_sdl.models.embedded import LATENT_CHANNELS
+from pillow_sdl.models.store import DECODER, WEIGHTS, tensor_hash
+from training.data import Photos
+from training.train import Codec, running_mean
+
+RIDGE = 1e-3
+"""Weight against large entries in the preview's map, in units of the mean variance of a channel."""
+
+
+def read_codec(run: Path) -> Codec:
+    """The running mean of a checkpoint's weights."""
+    codec = Codec()
+    average = torch.optim.swa_utils.AveragedModel(codec, multi_avg_fn=running_mean)
+    state = torch.load(run / "checkpoint.pt", map_location="cpu", weights_only=True)
+    average.load_state_dict(state["average"])
+    module: Codec = average.module
+    print(f"checkpoint of step {state['step']}")
+    return module.eval()
+
+
+@torch.inference_mode()
+def fit_preview(codec: Codec, photos: Photos, batches: int = 40) -> np.ndarray:
+    """Least squares from a position's latent, dequantised at random rates, to its 3 x 8 x 8 preview pixels."""
+    size = LATENT_CHANNELS + 1
+    gram = torch.zeros(size, size, dtype=torch.float64)
+    cross = torch.zeros(size, 3 * BLOCK * BLOCK, dtype=torch.float64)
+    for index in range(batches):
+        generator = np.random.default_rng(index)
+        pixels = photos.batch(8, 256, generator)
+        rate = torch.from_numpy(generator.random(len(pixels), dtype=np.float32))
+        steps = codec.rate_model.steps(rate)
+        latent = (codec.autoencoder.encoder(pixels) / steps).round() * steps
+        wanted = F.pixel_unshuffle(F.avg_pool2d(pixels, 2), BLOCK)
+        rows = F.pad(latent.permute(0, 2, 3, 1).reshape(-1, LATENT_CHANNELS), (0, 1), value=1.0).double()
+        gram += rows.T @ rows
+        cross += rows.T @ wanted.permute(0, 2, 3, 1).reshape(len(rows), -1).double()
+    mean_variance = gram.diagonal()[:-1].mean()
+    penalty = RIDGE * mean_variance * torch.eye(size, dtype=torch.float64)
+    penalty[-1, -1] = 0
+    # In C order: safetensors writes an array as it lies in memory.
+    return np.ascontiguousarray(torch.linalg.solve(gram + penalty, cross).numpy(), np.float16)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, required=True, help="folder of the checkpoint")
+    parser.add_argument("--data", type=Path, required=True, help="folder of training photos, for the preview's map")
+    options = parser.parse_args()
+    codec = read_codec(options.run)
+    tensors = {name: tensor.half().numpy() for name, tensor in codec.autoencoder.state_dict().items()}
+    assert all(np.isfinite(tensor).all() for tensor in tensors.values()), "a weight overflows float16"
+    WEIGHTS.mkdir(exist_ok=True)
+    save_file(tensors, WEIGHTS / "sdl1.safetensors")
+    steps = codec.rate_model.log2_steps.detach().numpy()
+    tables = {
+        "log2_steps": np.rint(steps * STEP_UNIT).astype(np.int16),
+        "preview": fit_preview(codec, Photos(options.data, 256)),
+    }
+    save_file(tables, WEIGHTS / "sdl1-tables.safetensors")
+    decoder = {name.removeprefix(DECODER): t for name, t in tensors.items() if name.startswith(DECODER)}
+    found = tensor_hash(decoder).hex()
+    cards = WEIGHTS.parent / "models" / "cards.py"
+    cards.write_text(re.sub(r'(name="embedded",.*?hash=")[0-9a-f]{32}"', rf'\g<1>{found}"', cards.read_text(), flags=re.S))
+    print(f"hash {found}")
+
+
+if __name__ == "__main__":
+    main()
