@@ -1,8 +1,8 @@
 #
 # Pillow plugin for SDL: images held as the quantised latent of an autoencoder.
 #
-# The format is specified in spec/SPEC.md.  Importing this module registers it with Pillow; numpy and torch are
-# imported only when pixels are wanted.
+# The format is specified in spec/SPEC.md.  The package registers it with Pillow and imports this module when the
+# first .sdl file is opened or saved; numpy and torch are imported only when pixels are wanted.
 #
 """Pillow glue: `Image.open`, `Image.save`, `thumbnail`, `verify` for `.sdl`.
 
@@ -39,10 +39,6 @@ _INFO_KEYS: Final = {sdl.Name.ICC: "icc_profile", sdl.Name.EXIF: "exif", sdl.Nam
 
 # What a profile says of the colours that it describes (ICC.1:2022, 7.2.6), by the stored mode it fits.
 _ICC_SPACES: Final = {"L": b"GRAY", "LA": b"GRAY", "RGB": b"RGB ", "RGBA": b"RGB "}
-
-
-def _accept(prefix: bytes) -> bool:
-    return prefix.startswith(sdl.SIGNATURE)
 
 
 class SdlImageFile(ImageFile.ImageFile):
@@ -207,7 +203,8 @@ def _metadata(image: Image.Image, mode: sdl.Mode) -> dict[str, bytes]:
     return {"icc_profile": icc_profile or b"", "exif": exif, "xmp": xmp}
 
 
-def _save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
+def save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
+    """Handler of `Image.save`: see `codec.EncodeOptions` for the options.  Writes once, when all is known."""
     from . import codec
 
     names = ("quality", "model", "quantizer", "payload")
@@ -218,8 +215,4 @@ def _save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
     fp.write(codec.encode(pixels, alpha, mode=mode, options=options))
 
 
-Image.register_open(SdlImageFile.format, SdlImageFile, _accept)
-Image.register_save(SdlImageFile.format, _save)
-Image.register_extension(SdlImageFile.format, ".sdl")
-Image.register_mime(SdlImageFile.format, "image/x-sdl")
 Image.register_decoder("sdl", SdlDecoder)

@@ -13,7 +13,10 @@ What a decoder shows is partly invented: not for evidence or medicine.
 
 from __future__ import annotations
 
-from . import SdlImagePlugin as SdlImagePlugin
+from typing import IO, TYPE_CHECKING, Any
+
+from PIL import Image
+
 from .errors import (
     BackendError,
     ChecksumError,
@@ -26,7 +29,10 @@ from .errors import (
     TruncatedError,
     UnsupportedError,
 )
-from .settings import Settings, configure, using
+
+if TYPE_CHECKING:
+    from .SdlImagePlugin import SdlImageFile
+    from .settings import Settings, configure, using
 
 __version__ = "0.1.0"
 
@@ -46,3 +52,38 @@ __all__ = [
     "configure",
     "using",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in {"Settings", "configure", "using"}:
+        from . import settings
+
+        return getattr(settings, name)
+    msg = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(msg)
+
+
+# Registered here, by functions that import the plugin when it is first wanted: a program that imports this package
+# and then opens no .sdl file pays a millisecond.
+
+
+def _accept(prefix: bytes) -> bool:
+    return prefix.startswith(b"\x89SDL")
+
+
+def _open(fp: IO[bytes], filename: str | bytes) -> SdlImageFile:
+    from .SdlImagePlugin import SdlImageFile
+
+    return SdlImageFile(fp, filename)
+
+
+def _save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
+    from .SdlImagePlugin import save
+
+    save(im, fp, filename)
+
+
+Image.register_open("SDL", _open, _accept)
+Image.register_save("SDL", _save)
+Image.register_extension("SDL", ".sdl")
+Image.register_mime("SDL", "image/x-sdl")

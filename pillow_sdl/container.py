@@ -2,15 +2,15 @@
 
     signature  header  section ... section        (spec/SPEC.md, sections 4 to 6)
 
-Rule ids in comments and in `MalformedError.rule` are those of the specification.
+Rule ids in comments and in `MalformedError.rule` are those of the specification.  Named tuples in place of data
+classes: the first `Image.open` of a program waits for this module's import, and `dataclasses` would double it.
 """
 
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import BinaryIO, Final
+from typing import IO, Final, NamedTuple
 
 from .errors import ChecksumError, LimitError, MalformedError, TruncatedError, UnsupportedError
 
@@ -56,8 +56,7 @@ METADATA: Final = (Name.ICC, Name.EXIF, Name.XMP)
 KNOWN: Final = frozenset({*METADATA, Name.ALPHA, Name.LATENT})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Header:
+class Header(NamedTuple):
     """What stands before the sections (SPEC 5).
 
     width, height: pixels, 1..65535.   space: latent space.   quantizer, rate: how the latent was quantised.
@@ -90,8 +89,7 @@ class Header:
         return body + _crc(body)
 
 
-@dataclass(frozen=True, slots=True)
-class Section:
+class Section(NamedTuple):
     """A named run of bytes.   name: one byte.   data: as it stands in the file."""
 
     name: bytes
@@ -108,8 +106,7 @@ class Section:
         return label(self.name)
 
 
-@dataclass(frozen=True, slots=True)
-class Container:
+class Container(NamedTuple):
     """A whole file: the header and its sections in file order, those unknown to this reader included."""
 
     header: Header
@@ -121,7 +118,7 @@ class Container:
 
     def to_bytes(self) -> bytes:
         """The file."""
-        header = replace(self.header, sections=len(self.sections))
+        header = self.header._replace(sections=len(self.sections))
         return header.to_bytes() + b"".join(section.to_bytes() for section in self.sections)
 
 
@@ -152,7 +149,7 @@ def write_varint(value: int) -> bytes:
 class _Cursor:
     """A place in a stream, with the bytes read since `start` for the next CRC."""
 
-    def __init__(self, stream: BinaryIO, offset: int, section: str) -> None:
+    def __init__(self, stream: IO[bytes], offset: int, section: str) -> None:
         self.stream = stream
         self.offset = offset
         self.section = section
@@ -200,7 +197,7 @@ class _Cursor:
             raise ChecksumError(msg, offset=start, section=self.section, rule=rule)
 
 
-def read_header(stream: BinaryIO) -> tuple[Header, int]:
+def read_header(stream: IO[bytes]) -> tuple[Header, int]:
     """The header at the stream's position, and its length.  Reads no further than the header.
 
     Raises SyntaxError if the signature is missing, UnsupportedError for another version or an unknown critical
@@ -256,7 +253,7 @@ def read_header(stream: BinaryIO) -> tuple[Header, int]:
     return header, cursor.offset
 
 
-def read_section(stream: BinaryIO, offset: int) -> tuple[Section, int]:
+def read_section(stream: IO[bytes], offset: int) -> tuple[Section, int]:
     """The section at `offset`, which is the stream's position, and the offset after it.  Checks its CRC."""
     cursor = _Cursor(stream, offset, "a section")
     name = cursor.read(1, "a section's name")
@@ -270,7 +267,7 @@ def read_section(stream: BinaryIO, offset: int) -> tuple[Section, int]:
     return Section(name, data), cursor.offset
 
 
-def peek_name(stream: BinaryIO) -> bytes:
+def peek_name(stream: IO[bytes]) -> bytes:
     """Name of the next section, with the stream left before it; empty at the end of the file."""
     position = stream.tell()
     name = stream.read(1)
@@ -278,7 +275,7 @@ def peek_name(stream: BinaryIO) -> bytes:
     return name
 
 
-def read(stream: BinaryIO) -> Container:
+def read(stream: IO[bytes]) -> Container:
     """The whole file from the stream's position to its end, every CRC checked.
 
     Raises what `read_header` raises, and MalformedError for a section that is missing, doubled or out of order
