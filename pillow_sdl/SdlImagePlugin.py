@@ -22,7 +22,7 @@ are replaced by those of visible neighbours, which costs fewer bytes.
 from __future__ import annotations
 
 import threading
-from typing import IO, TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
 from PIL import Image, ImageFile
 
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-MAX_METADATA: Final = 2**24
 _GREY_MODES: Final = frozenset({"1", "L", "I", "F", "I;16", "I;16L", "I;16B", "I;16N", "LA", "La"})
 _INFO_KEYS: Final = {sdl.Name.ICC: "icc_profile", sdl.Name.EXIF: "exif", sdl.Name.XMP: "xmp"}
 
@@ -66,20 +65,25 @@ class SdlImageFile(ImageFile.ImageFile):
                 break
             section, offset = sdl.read_section(self.fp, offset)
             if section.name in _INFO_KEYS:
-                data = zstdframe.unpack(section.data, limit=MAX_METADATA, section=section.label)
+                data = zstdframe.unpack(section.data, section=section.label)
                 self.info[_INFO_KEYS[section.name]] = data
+        self._is_preview = False
         self.tile = [ImageFile._Tile("sdl", (0, 0, *self.size), 0, (None,))]
 
-    def load(self) -> Image.core.PixelAccess | None:
+    def load(self) -> Image.core.PixelAccess | None:  # type: ignore[name-defined]  # as Pillow itself declares it
         """Decode the picture, once: other threads that ask for it wait."""
         if not self.tile:
             return super().load()
         with self._load_lock:
             return super().load()
 
-    def draft(
-        self, mode: str | None, size: tuple[int, int] | None
-    ) -> tuple[str, tuple[int, int, float, float]] | None:
+    def load_end(self) -> None:
+        """Say in `info["sdl_decoder"]` what made the pixels: a model's name, or "preview"."""
+        from . import codec
+
+        self.info["sdl_decoder"] = "preview" if self._is_preview else codec.decoder(self._header).name
+
+    def draft(self, mode: str | None, size: tuple[int, int] | None) -> tuple[str, tuple[int, int, float, float]] | None:
         """Set the image up to load as a preview of at least `size` pixels, straight from the latent.
 
         Called by `thumbnail`.  A preview needs no network and takes milliseconds; it is at most half the picture's
@@ -92,6 +96,7 @@ class SdlImageFile(ImageFile.ImageFile):
         scale = codec.preview_scale(self._header, *size)
         if scale is None:
             return None
+        self._is_preview = True
         self._size = codec.preview_size(self._header, scale)
         self.tile = [ImageFile._Tile("sdl", (0, 0, *self._size), 0, (scale,))]
         # The last column and row may lie in part beyond the picture's edge: the box says how much of them counts.
@@ -183,7 +188,7 @@ def _lab_to_rgb(image: Image.Image) -> Image.Image:
     return converted
 
 
-def _metadata(image: Image.Image, mode: sdl.Mode) -> dict[str, bytes]:
+def _metadata(image: Image.Image, mode: sdl.Mode) -> dict[str, Any]:
     """ICC profile, Exif and XMP to be stored.
 
     Taken from the options of `save`.  A profile is otherwise taken from the image, as Pillow's own formats do, if it

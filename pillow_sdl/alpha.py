@@ -35,9 +35,12 @@ def encode(plane: NDArray[np.uint8]) -> bytes:
 def decode(data: bytes, width: int, height: int) -> NDArray[np.uint8]:
     """Alpha plane uint8 (height, width) of a section's data.
 
-    Raises MalformedError (A-02 wrong number of values), UnsupportedError for an unknown filter, LimitError.
+    Raises MalformedError (A-02: wrong number of values), UnsupportedError for an unknown filter, LimitError.
     """
-    kind = data[0] if data else None
+    if not data:
+        msg = "section A is empty"
+        raise MalformedError(msg, section="A", rule="A-02")
+    kind = data[0]
     if kind not in (NONE, LEFT, UP):
         msg = f"alpha filter {kind} found; this reader knows 0, 1 and 2"
         raise UnsupportedError(msg)

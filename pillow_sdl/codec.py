@@ -13,7 +13,7 @@ import numpy as np
 
 from . import alpha as alpha_plane
 from . import container as sdl
-from . import zstdframe
+from . import settings, zstdframe
 from .container import Container, Header, Mode, Name, Section
 from .errors import LimitError, UnsupportedError
 from .latent import entropy, quantize, spaces
@@ -21,12 +21,7 @@ from .latent import preview as linear
 from .models import cards
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import NDArray
-
-MAX_METADATA: Final = 2**24
-"""Bytes that one of ICC profile, Exif, XMP may have once unpacked (SPEC 9.1)."""
 
 QUANTIZERS: Final = {"scalar": quantize.SCALAR}
 PAYLOADS: Final = {"zstd": entropy.ZSTD}
@@ -60,7 +55,7 @@ class EncodeOptions:
     xmp: bytes = b""
 
     def __post_init__(self) -> None:
-        if isinstance(self.quality, bool) or not isinstance(self.quality, int) or not 0 <= self.quality <= 100:
+        if type(self.quality) is not int or not 0 <= self.quality <= 100:
             msg = f"quality must be a whole number from 0 to 100, not {self.quality!r}"
             raise ValueError(msg)
         cards.by_name(self.model)
@@ -71,8 +66,8 @@ class EncodeOptions:
             if not isinstance(value, bytes):
                 msg = f"{option} must be bytes, not {type(value).__name__}"
                 raise ValueError(msg)  # noqa: TRY004  Pillow's plugins raise ValueError for bad options
-            if len(value) > MAX_METADATA:
-                msg = f"{option} has {len(value)} bytes; at most {MAX_METADATA} can be stored"
+            if len(value) > zstdframe.MAX_METADATA:
+                msg = f"{option} has {len(value)} bytes; at most {zstdframe.MAX_METADATA} can be stored"
                 raise ValueError(msg)
 
     @property
@@ -87,12 +82,10 @@ def encode(
     *,
     mode: Mode = Mode.RGB,
     options: EncodeOptions | None = None,
-    progress: Callable[[], None] | None = None,
 ) -> bytes:
     """A file.
 
     pixels: uint8 (H, W, 3); for modes L and LA the grey three times.   alpha: uint8 (H, W) for modes LA and RGBA.
-    progress: called after every tile that the network has done.
     Raises ValueError for a size that the format cannot hold, ModelError, BackendError.
     """
     from .models import store
@@ -105,7 +98,7 @@ def encode(
     card = cards.by_name(options.model)
     space = spaces.by_name(card.space)
     step = quantize.steps(space.tables.log2_steps, options.rate)
-    symbols = quantize.quantize(store.load(card).encode(pixels, progress), step)
+    symbols = quantize.quantize(store.load(card).encode(pixels, settings.current().progress), step)
     header = Header(
         width=width,
         height=height,
@@ -126,7 +119,7 @@ def encode(
 
 def unpack_metadata(section: Section) -> bytes:
     """The bytes of an ICC, Exif or XMP section."""
-    return zstdframe.unpack(section.data, limit=MAX_METADATA, section=section.label)
+    return zstdframe.unpack(section.data, section=section.label)
 
 
 def _space(header: Header) -> spaces.LatentSpace:
@@ -175,7 +168,12 @@ def _assemble(colour: NDArray[np.uint8], alpha: NDArray[np.uint8] | None, mode: 
     return colour if alpha is None else np.concatenate([colour, alpha[:, :, None]], axis=2)
 
 
-def decode(file: Container, progress: Callable[[], None] | None = None) -> NDArray[np.uint8]:
+def decoder(header: Header) -> cards.ModelCard:
+    """The model that `decode` uses: the file's own, else another of its latent space.  Raises ModelNotFoundError."""
+    return cards.by_hash(header.model, _space(header).name)
+
+
+def decode(file: Container) -> NDArray[np.uint8]:
     """The picture, uint8 (H, W, bands of the mode).  Loads the file's network, or another of its latent space.
 
     Raises SdlError: for the payload, ModelError, BackendError.
@@ -185,8 +183,9 @@ def decode(file: Container, progress: Callable[[], None] | None = None) -> NDArr
     header = file.header
     alpha = _alpha(file)
     latent = _latent(file)
-    card = cards.by_hash(header.model, _space(header).name)
-    colour = store.load(card).decode(latent, header.rate, progress)[: header.height, : header.width]
+    colour = store.load(decoder(header)).decode(latent, header.rate, settings.current().progress)[
+        : header.height, : header.width
+    ]
     return _assemble(colour, alpha, header.mode)
 
 
@@ -225,10 +224,12 @@ def preview(file: Container, scale: int) -> NDArray[np.uint8]:
 
 
 def inspect(file: Container) -> dict[str, Any]:
-    """What a file says, without decoding its payload: JSON types only.  `bytes` adds up to the file's size."""
+    """What a file says, without decoding its payload: JSON types only.  `bytes` adds up to the file's size.
+
+    Names are None where this reader does not know the file's number.
+    """
     header = file.header
-    space = _space(header)
-    known = {card.hash: card.name for card in cards.CARDS}
+    space = next((space for space in spaces.SPACES if space.code == header.space), None)
     sizes = {"header": len(header.to_bytes())}
     sizes |= {section.label: len(section.to_bytes()) for section in file.sections}
     size = sum(sizes.values())
@@ -237,14 +238,14 @@ def inspect(file: Container) -> dict[str, Any]:
         "width": header.width,
         "height": header.height,
         "mode": header.mode.name,
-        "latent_space": space.name,
-        "latent_shape": list(space.shape(header.width, header.height)),
-        "model": known.get(header.model.hex()),
+        "model": next((card.name for card in cards.CARDS if card.hash == header.model.hex()), None),
         "model_hash": header.model.hex(),
-        "quantizer": next(name for name, code in QUANTIZERS.items() if code == header.quantizer),
+        "latent_space": space and space.name,
+        "latent_shape": space and list(space.shape(header.width, header.height)),
+        "quantizer": next((name for name, code in QUANTIZERS.items() if code == header.quantizer), None),
         "rate": header.rate,
-        "payload": next((name for name, code in PAYLOADS.items() if code == header.payload), header.payload),
+        "payload": next((name for name, code in PAYLOADS.items() if code == header.payload), None),
         "size": size,
-        "bits_per_pixel": 8 * size / (header.width * header.height),
+        "bits_per_pixel": round(8 * size / (header.width * header.height), 6),
         "bytes": sizes,
     }

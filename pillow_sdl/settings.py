@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -19,12 +19,16 @@ class Settings:
 
     device: where networks run: "auto" (a CUDA GPU where there is one, else the CPU), "cpu", "cuda", "cuda:1",
     "mps", "xpu".  Default: the environment's PILLOW_SDL_DEVICE, else "auto".
+    progress: called with (tiles done, tiles in all) while a picture is encoded or decoded, in the thread that does it;
+    pictures of up to 1 megapixel are one tile.
     """
 
     device: str = "auto"
+    progress: Callable[[int, int], None] | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.device, str) or not _DEVICE.fullmatch(self.device):
+        # str(): a caller without a type checker may pass anything, and must be told the same.
+        if not _DEVICE.fullmatch(str(self.device)):
             msg = f"device must be auto, cpu, mps, cuda, xpu, cuda:N or xpu:N, not {self.device!r}"
             raise ValueError(msg)
 

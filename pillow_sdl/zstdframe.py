@@ -72,6 +72,9 @@ def decompress(frame: bytes, *, limit: int, section: str) -> bytes:
 STORED: Final = 0
 ZSTD: Final = 1
 
+MAX_METADATA: Final = 2**24
+"""Bytes that one of ICC profile, Exif, XMP may have once unpacked (SPEC 9.1)."""
+
 
 def pack(data: bytes) -> bytes:
     """Metadata as it stands in a section (SPEC 9.1): a byte, then the data stored or compressed, if that is shorter."""
@@ -79,21 +82,21 @@ def pack(data: bytes) -> bytes:
     return bytes([ZSTD]) + frame if len(frame) < len(data) else bytes([STORED]) + data
 
 
-def unpack(block: bytes, *, limit: int, section: str) -> bytes:
-    """What `pack` was given.
+def unpack(block: bytes, *, section: str) -> bytes:
+    """What `pack` was given.   section: its name, for errors.
 
-    limit: bytes that it may have at most.   Raises MalformedError (M-01), UnsupportedError for another first byte,
+    Raises MalformedError (M-01), UnsupportedError for another first byte,
     LimitError, and what `decompress` raises.
     """
     if not block:
         msg = f"section {section} is empty"
         raise MalformedError(msg, section=section, rule="M-01")
     if block[0] == ZSTD:
-        return decompress(block[1:], limit=limit, section=section)
+        return decompress(block[1:], limit=MAX_METADATA, section=section)
     if block[0] != STORED:
         msg = f"section {section} is packed by method {block[0]}; this reader knows 0 (stored) and 1 (zstd)"
         raise UnsupportedError(msg)
-    if len(block) - 1 > limit:
-        msg = f"section {section} holds {len(block) - 1} bytes, {limit} are allowed"
+    if len(block) - 1 > MAX_METADATA:
+        msg = f"section {section} holds {len(block) - 1} bytes, {MAX_METADATA} are allowed"
         raise LimitError(msg)
     return block[1:]

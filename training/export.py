@@ -81,7 +81,9 @@ def main() -> None:
     decoder = {name.removeprefix(DECODER): t for name, t in tensors.items() if name.startswith(DECODER)}
     found = tensor_hash(decoder).hex()
     cards = WEIGHTS.parent / "models" / "cards.py"
-    cards.write_text(re.sub(r'(name="embedded",.*?hash=")[0-9a-f]{32}"', rf'\g<1>{found}"', cards.read_text(), flags=re.S))
+    cards.write_text(
+        re.sub(r'(name="embedded",.*?hash=")[0-9a-f]{32}"', rf'\g<1>{found}"', cards.read_text(), flags=re.DOTALL)
+    )
     print(f"hash {found}")
 
 

@@ -41,7 +41,8 @@ def _pack(plane: NDArray[np.int16], bits: int) -> bytes:
     per_byte = 8 // bits
     flat = np.pad(flat, (0, -flat.size % per_byte)) & ((1 << bits) - 1)
     shifts = bits * np.arange(per_byte)
-    return (flat.reshape(-1, per_byte) << shifts).sum(1).astype(np.uint8).tobytes()
+    packed: NDArray[np.uint8] = (flat.reshape(-1, per_byte) << shifts).sum(1).astype(np.uint8)
+    return packed.tobytes()
 
 
 def _packed_size(count: int, bits: int) -> int:

@@ -39,9 +39,7 @@ def steps(table: NDArray[np.int16], rate: int) -> NDArray[np.float32]:
     return np.exp2(log2_steps(table, rate) / STEP_UNIT).astype(np.float32)
 
 
-def quantize(
-    latent: NDArray[np.float32], step: NDArray[np.float32], rounding: float = 0.5
-) -> NDArray[np.int16]:
+def quantize(latent: NDArray[np.float32], step: NDArray[np.float32], rounding: float = 0.5) -> NDArray[np.int16]:
     """Symbols of a latent.
 
     latent: float32 (C, h, w), finite.   step: float32 (C,), > 0.

@@ -31,9 +31,11 @@ from torch.nn import functional as F
 from .tiling import tiles
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
+
+    from .store import Progress
 
 LATENT_CHANNELS: Final = 96
 FACTOR: Final = 16
@@ -149,27 +151,26 @@ class EmbeddedModel:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         with torch.device("meta"):
             network = EmbeddedAutoencoder()
-        state = {name: torch.from_numpy(tensor).float() for name, tensor in tensors.items()}
+        state = {name: _as_parameter(tensor) for name, tensor in tensors.items()}
         network.load_state_dict(state, assign=True)
         network.requires_grad_(requires_grad=False)
         try:
-            self._network = network.eval().to(device, memory_format=torch.channels_last)
+            self._network = network.eval().to(device)
         except (RuntimeError, AssertionError) as exc:  # a CPU build of torch asserts that it has no CUDA
             msg = f"device {device} cannot be used: {str(exc).splitlines()[0]}"
             raise ValueError(msg) from exc
         self._device = torch.device(device)
 
-    def encode(self, pixels: NDArray[np.uint8], progress: Callable[[], None] | None = None) -> NDArray[np.float32]:
+    def encode(self, pixels: NDArray[np.uint8], progress: Progress | None = None) -> NDArray[np.float32]:
         """Pixels uint8 (H, W, 3) -> latent float32 (96, h, w), h = H / 16 rounded up.
 
         What is missing to whole positions on the right and at the bottom repeats the last column and row.
         """
         height, width = (-(-side // FACTOR) for side in pixels.shape[:2])
         latent = np.empty((LATENT_CHANNELS, height, width), np.float32)
-        for rows, columns in tiles(height, width, ENCODER_MARGIN):
-            piece = pixels[
-                rows.start * FACTOR : rows.stop * FACTOR, columns.start * FACTOR : columns.stop * FACTOR
-            ]
+        todo = tiles(height, width, ENCODER_MARGIN)
+        for done, (rows, columns) in enumerate(todo, 1):
+            piece = pixels[rows.start * FACTOR : rows.stop * FACTOR, columns.start * FACTOR : columns.stop * FACTOR]
             missing = -piece.shape[0] % FACTOR, -piece.shape[1] % FACTOR
             piece = np.pad(piece, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
             with torch.inference_mode():
@@ -179,17 +180,16 @@ class EmbeddedModel:
                 :, rows.kept, columns.kept
             ]
             if progress:
-                progress()
+                progress(done, len(todo))
         return latent
 
-    def decode(
-        self, latent: NDArray[np.float32], rate: int, progress: Callable[[], None] | None = None
-    ) -> NDArray[np.uint8]:
+    def decode(self, latent: NDArray[np.float32], rate: int, progress: Progress | None = None) -> NDArray[np.uint8]:
         """Latent float32 (96, h, w), quantised at rate code 0..255 -> pixels uint8 (16h, 16w, 3)."""
         height, width = latent.shape[1:]
         pixels = np.empty((height * FACTOR, width * FACTOR, 3), np.uint8)
         level = torch.tensor([rate / 255], device=self._device)
-        for rows, columns in tiles(height, width, DECODER_MARGIN):
+        todo = tiles(height, width, DECODER_MARGIN)
+        for done, (rows, columns) in enumerate(todo, 1):
             piece = latent[:, rows.start : rows.stop, columns.start : columns.stop]
             with torch.inference_mode():
                 batch = torch.from_numpy(np.ascontiguousarray(piece))[None].to(self._device)
@@ -200,8 +200,14 @@ class EmbeddedModel:
                 columns.keep_start * FACTOR : columns.keep_stop * FACTOR,
             ] = found[_pixels(rows.kept), _pixels(columns.kept)]
             if progress:
-                progress()
+                progress(done, len(todo))
         return pixels
+
+
+def _as_parameter(tensor: NDArray[np.generic]) -> Tensor:
+    """float32, and channels last where it is a convolution's: the order in which CPUs compute it fastest."""
+    values = torch.from_numpy(tensor).float()
+    return values.contiguous(memory_format=torch.channels_last) if values.ndim == 4 else values
 
 
 def _pixels(positions: slice) -> slice:

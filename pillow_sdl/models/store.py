@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 import numpy as np
 
@@ -27,15 +27,17 @@ DECODER: Final = "decoder."
 _DTYPES: Final = {"float16": "F16", "float32": "F32", "float64": "F64", "int8": "I8", "int16": "I16", "int32": "I32"}
 
 
+Progress: TypeAlias = "Callable[[int, int], None]"
+"""Called with (tiles done, tiles in all) after every tile."""
+
+
 class Autoencoder(Protocol):
     """What the rest of the package knows of a network."""
 
-    def encode(self, pixels: NDArray[np.uint8], progress: Callable[[], None] | None = None) -> NDArray[np.float32]:
-        """Pixels uint8 (H, W, 3) -> latent float32 (C, h, w).  `progress` is called after every tile."""
+    def encode(self, pixels: NDArray[np.uint8], progress: Progress | None = None) -> NDArray[np.float32]:
+        """Pixels uint8 (H, W, 3) -> latent float32 (C, h, w)."""
 
-    def decode(
-        self, latent: NDArray[np.float32], rate: int, progress: Callable[[], None] | None = None
-    ) -> NDArray[np.uint8]:
+    def decode(self, latent: NDArray[np.float32], rate: int, progress: Progress | None = None) -> NDArray[np.uint8]:
         """Latent float32 (C, h, w), quantised at a rate code -> pixels uint8 (factor * h, factor * w, 3)."""
 
 

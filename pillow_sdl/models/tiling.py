@@ -6,7 +6,6 @@ that covers the network's receptive field the tiles join without a seam and with
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 CORE: Final = 64
@@ -38,16 +37,8 @@ def spans(length: int, core: int, margin: int) -> list[Span]:
     ]
 
 
-def tiles(height: int, width: int, margin: int) -> Iterator[tuple[Span, Span]]:
+def tiles(height: int, width: int, margin: int) -> list[tuple[Span, Span]]:
     """Tiles (rows, columns) of a latent of height x width positions: one if it is small enough, else many."""
     if height * width <= WHOLE:
-        yield Span(0, height, 0, height), Span(0, width, 0, width)
-        return
-    for rows in spans(height, CORE, margin):
-        for columns in spans(width, CORE, margin):
-            yield rows, columns
-
-
-def count(height: int, width: int) -> int:
-    """How many tiles there are, for a progress bar."""
-    return 1 if height * width <= WHOLE else -(-height // CORE) * -(-width // CORE)
+        return [(Span(0, height, 0, height), Span(0, width, 0, width))]
+    return [(rows, columns) for rows in spans(height, CORE, margin) for columns in spans(width, CORE, margin)]

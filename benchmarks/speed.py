@@ -1,0 +1,127 @@
+"""Time and memory: medians of repeated runs, cold starts in processes of their own, peak memory of a large picture."""
+
+from __future__ import annotations
+
+import io
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+COLD = """
+import time
+start = time.perf_counter()
+from PIL import Image
+import pillow_sdl
+pillow = time.perf_counter()
+image = Image.open({path!r})
+opened = time.perf_counter()
+import numpy
+import torch
+from pillow_sdl.models import embedded
+imported = time.perf_counter()
+from pillow_sdl.models import cards, store
+store.load(cards.by_name("embedded"))
+weights = time.perf_counter()
+image.load()
+end = time.perf_counter()
+import json
+print(json.dumps({{"pillow": pillow - start, "open": opened - pillow, "import_torch": imported - opened,
+                  "weights": weights - imported, "network": end - weights, "total": end - start}}))
+"""
+
+IMPORTS = """
+import time
+from PIL import Image
+start = time.perf_counter()
+import pillow_sdl
+print(time.perf_counter() - start)
+"""
+
+LARGE = """
+import resource, sys, time
+from PIL import Image
+import pillow_sdl
+Image.MAX_IMAGE_PIXELS = None
+side = {side}
+{action}
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+# A 100-megapixel picture with detail everywhere: a photo repeated, or a pattern where none is given.
+MAKE = "source = Image.open({photo!r}).convert('RGB')\npicture = Image.new('RGB', (side, side))\n" + (
+    "for y in range(0, side, source.height):\n"
+    "    for x in range(0, side, source.width):\n"
+    "        picture.paste(source, (x, y))\n"
+)
+
+
+def _median(action: Callable[[], object], repeats: int) -> float:
+    action()
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        action()
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
+def _python(program: str) -> str:
+    return subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout  # noqa: S603
+
+
+def _large(photo: Path, folder: Path, side: int) -> dict[str, float]:
+    """Seconds and peak megabytes of encoding and decoding a picture of side x side pixels."""
+    path = str(folder / "large.sdl")
+    found: dict[str, float] = {}
+    actions = {
+        "encode": MAKE.format(photo=str(photo)) + f"picture.save({path!r})",
+        "decode": f"Image.open({path!r}).load()",
+    }
+    for name, action in actions.items():
+        started = time.perf_counter()
+        peak = int(_python(LARGE.format(side=side, action=action)))
+        found[f"{name}_s"] = time.perf_counter() - started
+        found[f"{name}_peak_mb"] = peak / 1024
+    return found
+
+
+def run(photo: Path, output: Path, folder: Path, repeats: int, side: int) -> None:
+    """Measure with a photo, 512 x 512 from its middle, and write JSON."""
+    import pillow_sdl  # noqa: F401
+
+    with Image.open(photo) as source:
+        left, top = (source.width - 512) // 2, (source.height - 512) // 2
+        image = source.convert("RGB").crop((left, top, left + 512, top + 512))
+    target = io.BytesIO()
+    image.save(target, "SDL")
+    data = target.getvalue()
+    path = folder / "small.sdl"
+    path.write_bytes(data)
+    import torch
+
+    cold = [json.loads(_python(COLD.format(path=str(path)))) for _ in range(5)]
+    found: dict[str, Any] = {
+        "threads": torch.get_num_threads(),
+        "bytes": len(data),
+        "encode_512_s": _median(lambda: image.save(io.BytesIO(), "SDL"), repeats),
+        "decode_512_s": _median(lambda: Image.open(io.BytesIO(data)).load(), repeats),
+        "open_s": _median(lambda: Image.open(path).close(), 10 * repeats),
+        "thumbnail_96_s": _median(lambda: Image.open(path).thumbnail((96, 96)), repeats),
+        "verify_s": _median(lambda: Image.open(path).verify(), repeats),
+        "import_s": statistics.median(float(_python(IMPORTS)) for _ in range(11)),
+        "cold_load_s": {name: statistics.median(row[name] for row in cold) for name in cold[0]},
+    }
+    if side:
+        found[f"{side}x{side}"] = _large(photo, folder, side)
+    found["benchmark_peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(found, indent=1) + "\n")
+    print(json.dumps(found, indent=1))

@@ -1,0 +1,302 @@
+"""The program `sdl`: encode, decode, info, verify.  All printing of the package is here."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import sys
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from PIL import Image, UnidentifiedImageError
+
+from . import __version__, codec, settings
+from . import container as sdl
+from .SdlImagePlugin import SdlImageFile
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+STREAM = "-"
+
+EPILOG = """\
+exit status:
+  0    every input was done
+  1    at least one input could not be read, decoded or written; the others were done
+  2    wrong command line; nothing was done
+  130  interrupted
+
+environment:
+  PILLOW_SDL_DEVICE  where networks run: auto, cpu, cuda, cuda:N, mps, xpu
+"""
+
+SECTION_NAMES = {"header": "header", "i": "ICC profile", "e": "Exif", "x": "XMP", "A": "alpha", "L": "latent"}
+
+
+class _Refused(Exception):  # noqa: N818  not an error of the program
+    """An input that cannot be done; the message is for the user."""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sdl",
+        description="Photos as latents of an autoencoder: a few kilobytes each.  Decoded detail is partly invented.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "-V", "--version", action="version", version=f"pillow-sdl {__version__}, format {sdl.FORMAT_VERSION}"
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, run: Callable[[str, argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(run=run)
+        command.add_argument("inputs", nargs="+", metavar="INPUT", help="a file, or - for standard input")
+        command.add_argument("--quiet", action="store_true", help="print errors only, no progress bar")
+        return command
+
+    encode = add("encode", _encode, "Turn pictures of any format that Pillow reads into .sdl files.")
+    encode.add_argument(
+        "-q", "--quality", type=_quality, default=codec.EncodeOptions().quality, metavar="N",
+        help="0 (fewest bytes) to 100, default %(default)s",
+    )  # fmt: skip
+    encode.add_argument("--strip", action="store_true", help="do not keep Exif, XMP and ICC profile")
+    decode = add("decode", _decode, "Turn .sdl files into pictures of another format.")
+    decode.add_argument("--format", default="png", help="format of the output where its name does not tell: png, ...")
+    for command, default in ((encode, "INPUT.sdl"), (decode, "INPUT.FORMAT")):
+        command.add_argument(
+            "-o", "--output", metavar="OUTPUT",
+            help=f"file, existing folder, or - for standard output; default {default}, and - if INPUT is -",
+        )  # fmt: skip
+        command.add_argument("-f", "--force", action="store_true", help="replace an output that exists")
+        command.add_argument("--device", help="where the network runs: auto, cpu, cuda, cuda:N, mps, xpu")
+    info = add("info", _info, "Say what .sdl files hold, without decoding them.")
+    info.add_argument("--json", action="store_true", help="one JSON object a line, one for each input")
+    add("verify", _verify, "Check .sdl files: every checksum, symbols, alpha, metadata.  Needs no network.")
+    return parser
+
+
+def _quality(text: str) -> int:
+    try:
+        return codec.EncodeOptions(quality=int(text)).quality
+    except ValueError:
+        msg = f"must be a whole number from 0 to 100, not {text}"
+        raise argparse.ArgumentTypeError(msg) from None
+
+
+# Reading and writing
+
+
+def _read(name: str) -> bytes:
+    return sys.stdin.buffer.read() if name == STREAM else Path(name).read_bytes()
+
+
+def _read_container(name: str) -> sdl.Container:
+    try:
+        return sdl.read(io.BytesIO(_read(name)))
+    except SyntaxError as exc:
+        raise _Refused(str(exc)) from exc
+
+
+def _output(name: str, options: argparse.Namespace, suffix: str) -> str:
+    """Where the output for an input goes."""
+    given: str | None = options.output
+    if given is None:
+        return STREAM if name == STREAM else str(Path(name).with_suffix(suffix))
+    if given != STREAM and Path(given).is_dir():
+        if name == STREAM:
+            msg = f"standard input has no name to write under in folder {given}: give -o a file"
+            raise _Refused(msg)
+        return str(Path(given, Path(name).name).with_suffix(suffix))
+    return given
+
+
+def _check_output(name: str, output: str, options: argparse.Namespace) -> None:
+    """Refuse an output that would lose something."""
+    if output == STREAM or not Path(output).exists():
+        return
+    if name != STREAM and Path(output).samefile(name):
+        msg = f"output and input are the same file: {output}"
+        raise _Refused(msg)
+    if not options.force:
+        msg = f"{output} exists; -f replaces it"
+        raise _Refused(msg)
+
+
+def _write(output: str, data: bytes) -> None:
+    """All of the data or nothing: a temporary file beside the output takes its name at the end."""
+    if output == STREAM:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+        return
+    path = Path(output)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        # mkstemp makes files that only their owner may read: give the usual permissions.
+        mask = os.umask(0)
+        os.umask(mask)
+        Path(temporary).chmod(0o666 & ~mask)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def _tile_bar(name: str, options: argparse.Namespace) -> Iterator[None]:
+    """A progress bar over the tiles of one large picture, on a terminal."""
+    from tqdm import tqdm
+
+    bar: tqdm[Any] | None = None
+
+    def progress(done: int, total: int) -> None:
+        nonlocal bar
+        if total == 1:
+            return
+        if bar is None:
+            bar = tqdm(total=total, desc=name, unit="tile", leave=False, disable=True if options.quiet else None)
+        bar.update(done - bar.n)
+
+    with settings.using(progress=progress):
+        try:
+            yield
+        finally:
+            if bar is not None:
+                bar.close()
+
+
+def _say(options: argparse.Namespace, text: str) -> None:
+    if not options.quiet:
+        # Standard output may be carrying a picture.
+        print(text, file=sys.stderr)
+
+
+# Commands
+
+
+def _open_image(name: str) -> Image.Image:
+    source: str | IO[bytes] = io.BytesIO(_read(name)) if name == STREAM else name
+    return Image.open(source)
+
+
+def _metadata(image: Image.Image) -> dict[str, Any]:
+    """Exif, XMP and ICC profile of an opened image, as options of `save`."""
+    exif = image.info.get("exif") or (image.getexif().tobytes() if len(image.getexif()) else None)
+    found = {"exif": exif, "xmp": image.info.get("xmp")}
+    return {key: value for key, value in found.items() if value}
+
+
+def _encode(name: str, options: argparse.Namespace) -> None:
+    output = _output(name, options, ".sdl")
+    _check_output(name, output, options)
+    with _open_image(name) as image, _tile_bar(name, options):
+        metadata = {"icc_profile": b""} if options.strip else _metadata(image)
+        target = io.BytesIO()
+        image.save(target, "SDL", quality=options.quality, **metadata)
+        data = target.getvalue()
+        _write(output, data)
+        pixels = image.width * image.height
+        _say(
+            options,
+            f"{output}: {image.width} x {image.height}, {len(data):,} bytes, {8 * len(data) / pixels:.3f} bits/pixel",
+        )
+
+
+def _decode(name: str, options: argparse.Namespace) -> None:
+    Image.init()
+    output = _output(name, options, f".{options.format.lower().lstrip('.')}")
+    suffix = f".{options.format.lower().lstrip('.')}" if output == STREAM else Path(output).suffix.lower()
+    kind = Image.registered_extensions().get(suffix)
+    if kind is None or kind not in Image.SAVE:
+        msg = f"no format that Pillow writes has the extension {suffix or '(none)'}"
+        raise _Refused(msg)
+    _check_output(name, output, options)
+    with _open_image(name) as image, _tile_bar(name, options):
+        if not isinstance(image, SdlImageFile):
+            msg = "not an SDL file"
+            raise _Refused(msg)
+        image.load()
+        target = io.BytesIO()
+        image.save(target, kind, **_metadata(image), icc_profile=image.info.get("icc_profile"))
+        _write(output, target.getvalue())
+        _say(options, f"{output}: {image.width} x {image.height}, {len(target.getvalue()):,} bytes")
+
+
+def _info(name: str, options: argparse.Namespace) -> None:
+    found = codec.inspect(_read_container(name))
+    if options.json:
+        print(json.dumps({"file": name} | found))
+        return
+    shape = " x ".join(map(str, found["latent_shape"] or ["?"]))
+    print(
+        f"{name}\n"
+        f"  picture   {found['width']} x {found['height']} {found['mode']}, {found['bits_per_pixel']:.3f} bits/pixel\n"
+        f"  format    version {found['format_version']}\n"
+        f"  model     {found['model'] or 'unknown'}, hash {found['model_hash']}\n"
+        f"  latent    {found['latent_space'] or 'unknown'}, {shape}, quantizer {found['quantizer'] or 'unknown'}, "
+        f"rate {found['rate']}, payload {found['payload'] or 'unknown'}"
+    )
+    for part, size in found["bytes"].items():
+        print(f"  {size:>9,}  {SECTION_NAMES.get(part, f'section {part}')}")
+    print(f"  {found['size']:>9,}  bytes in all")
+
+
+def _verify(name: str, options: argparse.Namespace) -> None:
+    codec.verify(_read_container(name))
+    if not options.quiet:
+        print(f"{name}: good")
+
+
+def _device(options: argparse.Namespace) -> dict[str, str]:
+    device = getattr(options, "device", None)
+    return {} if device is None else {"device": device}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run `sdl` and return its exit status (see EPILOG)."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    output = getattr(options, "output", None)
+    if len(options.inputs) > 1:
+        if output is not None and (output == STREAM or not Path(output).is_dir()):
+            parser.error("with several inputs, -o must be an existing folder")
+        if STREAM in options.inputs:
+            parser.error("standard input must be the only input")
+    try:
+        settings.configure(**_device(options))
+    except ValueError as exc:
+        parser.error(str(exc))
+    failed = False
+    from tqdm import tqdm
+
+    many = len(options.inputs) > 1 and options.command in {"encode", "decode"} and not options.quiet
+    try:
+        for name in tqdm(options.inputs, unit="file", disable=None if many else True):
+            try:
+                options.run(name, options)
+            except UnidentifiedImageError:
+                print(f"sdl: {name}: not a picture that Pillow can read", file=sys.stderr)
+                failed = True
+            except (_Refused, OSError, ValueError, Image.DecompressionBombError) as exc:
+                print(f"sdl: {name}: {_reason(exc)}", file=sys.stderr)
+                failed = True
+    except KeyboardInterrupt:
+        print("sdl: interrupted", file=sys.stderr)
+        return 130
+    return 1 if failed else 0
+
+
+def _reason(exc: BaseException) -> str:
+    """An error in words: the system's, without the number and the name that stand before it already."""
+    return exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
