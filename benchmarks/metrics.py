@@ -33,6 +33,9 @@ def psnr(x: Tensor, y: Tensor) -> Tensor:
 class Lpips(nn.Module):
     """LPIPS 0.1 with AlexNet: (B,) distances, 0 for equal images."""
 
+    shift: Tensor
+    scale: Tensor
+
     def __init__(self, folder: Path) -> None:
         super().__init__()
         for name, tensor in load_file(folder / "lpips_alex.safetensors").items():
@@ -56,8 +59,12 @@ class Lpips(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Distance of x from y, pairwise over the batch."""
-        total = x.new_zeros(len(x))
-        for index, (a, b) in enumerate(zip(self.features(x), self.features(y), strict=True)):
+        return self.distance(self.features(x), self.features(y))
+
+    def distance(self, x: list[Tensor], y: list[Tensor]) -> Tensor:
+        """Distance of images whose features are given."""
+        total = x[0].new_zeros(len(x[0]))
+        for index, (a, b) in enumerate(zip(x, y, strict=True)):
             difference = F.conv2d((a - b).square(), getattr(self, f"lin{index}_weight"))
             total = total + difference.mean((1, 2, 3))
         return total
@@ -65,6 +72,12 @@ class Lpips(nn.Module):
 
 class Dists(nn.Module):
     """DISTS on VGG-16 with L2 pooling: (B,) distances, 0 for equal images."""
+
+    alpha: Tensor
+    beta: Tensor
+    mean: Tensor
+    std: Tensor
+    hanning: Tensor
 
     STAGES = ((0, 1), (2, 3), (4, 5, 6), (7, 8, 9), (10, 11, 12))
 
@@ -102,10 +115,14 @@ class Dists(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Distance of x from y, pairwise over the batch."""
+        return self.distance(self.features(x), self.features(y))
+
+    def distance(self, x: list[Tensor], y: list[Tensor]) -> Tensor:
+        """Distance of images whose features are given."""
         c1 = c2 = 1e-6
-        similarity = x.new_zeros(len(x))
+        similarity = x[0].new_zeros(len(x[0]))
         start = 0
-        for a, b in zip(self.features(x), self.features(y), strict=True):
+        for a, b in zip(x, y, strict=True):
             alpha = self.alpha[:, start : start + a.shape[1]]
             beta = self.beta[:, start : start + a.shape[1]]
             start += a.shape[1]

@@ -27,18 +27,29 @@ def _tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None].float() / 255
 
 
+class Reference:
+    """A photo and its features, which all formats are compared with."""
+
+    @torch.inference_mode()
+    def __init__(self, image: Image.Image, lpips: Lpips, dists: Dists) -> None:
+        self.pixels = _tensor(image)
+        self.lpips, self.dists = lpips, dists
+        self.lpips_features, self.dists_features = lpips.features(self.pixels), dists.features(self.pixels)
+
+
 @torch.inference_mode()
-def _measure(reference: Tensor, encoded: Encoded, lpips: Lpips, dists: Dists) -> dict[str, Any]:
+def _measure(reference: Reference, encoded: Encoded) -> dict[str, Any]:
     image, seconds = decode(encoded.data)
     decoded = _tensor(image)
+    lpips, dists = reference.lpips, reference.dists
     return {
         "bytes": len(encoded.data),
-        "bpp": 8 * len(encoded.data) / (reference.shape[2] * reference.shape[3]),
+        "bpp": 8 * len(encoded.data) / (image.width * image.height),
         "quality": encoded.quality,
         "fits": encoded.fits,
-        "psnr": psnr(decoded, reference).item(),
-        "lpips": lpips(decoded, reference).item(),
-        "dists": dists(decoded, reference).item(),
+        "psnr": psnr(decoded, reference.pixels).item(),
+        "lpips": lpips.distance(lpips.features(decoded), reference.lpips_features).item(),
+        "dists": dists.distance(dists.features(decoded), reference.dists_features).item(),
         "decode_s": seconds,
     }
 
@@ -46,7 +57,7 @@ def _measure(reference: Tensor, encoded: Encoded, lpips: Lpips, dists: Dists) ->
 def measure_photo(path: Path, rates: list[float], lpips: Lpips, dists: Dists) -> list[dict[str, Any]]:
     """Rows of one photo: for each rate, WebP's file nearest to it, and what others reach in at most its bytes."""
     image = Image.open(path).convert("RGB")
-    reference = _tensor(image)
+    reference = Reference(image, lpips, dists)
     anchor = next(codec for codec in FORMATS if codec.name == ANCHOR)
     rows = []
     for rate in rates:
@@ -54,7 +65,7 @@ def measure_photo(path: Path, rates: list[float], lpips: Lpips, dists: Dists) ->
         for codec in FORMATS:
             started = time.perf_counter()
             encoded = anchored if codec is anchor else largest_within(codec, image, len(anchored.data))
-            found = _measure(reference, encoded, lpips, dists)
+            found = _measure(reference, encoded)
             rows.append(
                 {"photo": path.name, "rate": rate, "format": codec.name}
                 | found

@@ -55,12 +55,14 @@ side = {side}
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
-# A 100-megapixel picture with detail everywhere: a photo repeated, or a pattern where none is given.
-MAKE = "source = Image.open({photo!r}).convert('RGB')\npicture = Image.new('RGB', (side, side))\n" + (
-    "for y in range(0, side, source.height):\n"
-    "    for x in range(0, side, source.width):\n"
-    "        picture.paste(source, (x, y))\n"
-)
+# A large picture with detail everywhere: a photo repeated.
+MAKE = """
+source = Image.open({photo!r}).convert("RGB")
+picture = Image.new("RGB", (side, side))
+for y in range(0, side, source.height):
+    for x in range(0, side, source.width):
+        picture.paste(source, (x, y))
+"""
 
 
 def _median(action: Callable[[], object], repeats: int) -> float:

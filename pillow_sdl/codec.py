@@ -15,7 +15,7 @@ from . import alpha as alpha_plane
 from . import container as sdl
 from . import settings, zstdframe
 from .container import Container, Header, Mode, Name, Section
-from .errors import LimitError, UnsupportedError
+from .errors import UnsupportedError
 from .latent import entropy, quantize, spaces
 from .latent import preview as linear
 from .models import cards
@@ -127,9 +127,6 @@ def _space(header: Header) -> spaces.LatentSpace:
     if header.quantizer not in QUANTIZERS.values():
         msg = f"quantizer {header.quantizer} found; this reader knows 0 (scalar)"
         raise UnsupportedError(msg)
-    if header.rate >= spaces.RATES:
-        msg = f"rate code {header.rate} found; the largest is {spaces.RATES - 1}"
-        raise LimitError(msg)
     return spaces.by_code(header.space)
 
 

@@ -21,6 +21,8 @@ MAX_SIDE: Final = 65535
 MAX_SECTIONS: Final = 64
 MAX_SECTION_LENGTH: Final = 2**31 - 1
 MODEL_HASH_LENGTH: Final = 16
+MAX_RATE: Final = 255
+MAX_VARINT: Final = 2**35 - 1
 CRITICAL_FLAGS: Final = 0x0F
 """Header flag bits that a reader must know; the others are advice that it may ignore."""
 
@@ -216,11 +218,11 @@ def read_header(stream: IO[bytes]) -> tuple[Header, int]:
     flags, mode = cursor.read(2, "the flags and the mode")
     # Values are judged after the CRC: a damaged header is damage, not a newer file (H-02).
     values = [
-        cursor.varint(f"the {what}", 2**32 - 1)
+        cursor.varint(f"the {what}", MAX_VARINT)
         for what in ("width", "height", "latent space", "quantizer", "rate", "payload method")
     ]
     model = cursor.read(MODEL_HASH_LENGTH, "the model hash")
-    sections = cursor.varint("the number of sections", 2**32 - 1)
+    sections = cursor.varint("the number of sections", MAX_VARINT)
     cursor.check_crc("H-02")
     if flags & CRITICAL_FLAGS:
         msg = f"critical header flags 0x{flags & CRITICAL_FLAGS:02x} found; this reader knows none"
@@ -234,6 +236,9 @@ def read_header(stream: IO[bytes]) -> tuple[Header, int]:
         raise MalformedError(msg, offset=0, section="header", rule="H-05")
     if max(width, height) > MAX_SIDE:
         msg = f"image of {width} x {height}: no side may be longer than {MAX_SIDE}"
+        raise LimitError(msg)
+    if rate > MAX_RATE:
+        msg = f"rate {rate}: at most {MAX_RATE} is allowed"
         raise LimitError(msg)
     if sections > MAX_SECTIONS:
         msg = f"{sections} sections: at most {MAX_SECTIONS} are allowed"

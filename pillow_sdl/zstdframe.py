@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     import types
 
 LEVEL: Final = 19
+MAGIC: Final = b"\x28\xb5\x2f\xfd"
+"""First bytes of a zstd frame; a skippable frame has others, and is none here."""
+
 MAX_WINDOW: Final = 2**27
 """Bytes of window that a reader must grant, zstd's own default (SPEC 3.3)."""
 
@@ -49,6 +52,9 @@ def decompress(frame: bytes, *, limit: int, section: str) -> bytes:
     Raises MalformedError (Z-01 no frame, Z-02 no content size, Z-03 damaged or followed by bytes), LimitError.
     """
     zstandard = _zstandard()
+    if not frame.startswith(MAGIC):
+        msg = f"section {section} does not hold a zstd frame"
+        raise MalformedError(msg, section=section, rule="Z-01")
     try:
         size = zstandard.frame_content_size(frame)
     except zstandard.ZstdError as exc:
@@ -60,13 +66,20 @@ def decompress(frame: bytes, *, limit: int, section: str) -> bytes:
     if size > limit:
         msg = f"the zstd frame of section {section} declares {size} bytes, {limit} are allowed"
         raise LimitError(msg)
+    damaged = f"the zstd frame of section {section} is damaged, or bytes follow it"
+    decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW)
     try:
-        decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW)
-        result: bytes = decompressor.decompress(frame, allow_extra_data=False)
+        if size:
+            result: bytes = decompressor.decompress(frame, allow_extra_data=False)
+            return result
+        # zstandard believes a frame that says it is empty without a look at the rest of it.
+        stream = decompressor.decompressobj()
+        found = stream.decompress(frame)
     except zstandard.ZstdError as exc:
-        msg = f"the zstd frame of section {section} is damaged, or bytes follow it"
-        raise MalformedError(msg, section=section, rule="Z-03") from exc
-    return result
+        raise MalformedError(damaged, section=section, rule="Z-03") from exc
+    if found or not stream.eof or stream.unused_data:
+        raise MalformedError(damaged, section=section, rule="Z-03")
+    return b""
 
 
 STORED: Final = 0

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import re
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from pillow_sdl.latent.spaces import STEP_UNIT
 from pillow_sdl.models.embedded import LATENT_CHANNELS
 from pillow_sdl.models.store import DECODER, WEIGHTS, tensor_hash
 from training.data import Photos
-from training.train import Codec, running_mean
+from training.train import Codec, averaged
 
 RIDGE = 1e-3
 """Weight against large entries in the preview's map, in units of the mean variance of a channel."""
@@ -31,12 +32,11 @@ RIDGE = 1e-3
 def read_codec(run: Path) -> Codec:
     """The running mean of a checkpoint's weights."""
     codec = Codec()
-    average = torch.optim.swa_utils.AveragedModel(codec, multi_avg_fn=running_mean)
+    average = averaged(codec)
     state = torch.load(run / "checkpoint.pt", map_location="cpu", weights_only=True)
     average.load_state_dict(state["average"])
-    module: Codec = average.module
     print(f"checkpoint of step {state['step']}")
-    return module.eval()
+    return cast("Codec", average.module).eval()
 
 
 @torch.inference_mode()

@@ -66,8 +66,9 @@ class RateModel(nn.Module):
             for group in range(GROUPS)
         )
         for network in self.context:
-            nn.init.zeros_(network[-1].weight)
-            nn.init.zeros_(network[-1].bias)
+            last = list(network.parameters())[-2:]
+            for parameter in last:
+                nn.init.zeros_(parameter)
 
     def steps(self, rate: Tensor) -> Tensor:
         """Quantiser steps at `rate` (B,) -> (B, C, 1, 1), in latent units."""

@@ -16,7 +16,7 @@ import csv
 import math
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from pillow_sdl.models.embedded import EmbeddedAutoencoder
 from training.data import Photos
 from training.rate import RateModel, quantize_noisy
 
-LOWEST_WEIGHT, HIGHEST_WEIGHT = 0.12, 8.0
+LOWEST_WEIGHT, HIGHEST_WEIGHT = 0.1, 24.0
 """Weight of distortion against bits per pixel at rate 0 and rate 1; between them it grows geometrically."""
 
 FACTORIZED_SHARE = 0.5
@@ -67,10 +67,17 @@ def parameter_groups(codec: Codec) -> list[dict[str, Any]]:
 
 
 @torch.no_grad()
-def running_mean(average: list[Tensor], current: list[Tensor], seen: Tensor) -> None:
+def running_mean(
+    average: tuple[Tensor, ...] | list[Tensor], current: tuple[Tensor, ...] | list[Tensor], seen: Tensor | int
+) -> None:
     """Exponential mean of the weights, with a short memory at first."""
     decay = min(AVERAGE_DECAY, (1 + int(seen)) / (10 + int(seen)))
     torch._foreach_lerp_(average, current, 1 - decay)
+
+
+def averaged(codec: Codec) -> torch.optim.swa_utils.AveragedModel:
+    """A copy of the codec that follows it as its running mean."""
+    return torch.optim.swa_utils.AveragedModel(codec, multi_avg_fn=running_mean)
 
 
 def compute_loss(
@@ -113,7 +120,7 @@ def validate(codec: Codec, photos: Photos, lpips: Lpips, device: torch.device) -
     """Bits per pixel (order 0, context), PSNR and LPIPS on fixed crops at three rates, symbols rounded."""
     pixels = photos.batch(16, 256, np.random.default_rng(1)).to(device)
     latent = codec.autoencoder.encoder(pixels)
-    found = {}
+    found: dict[str, float] = {}
     for level in (0.25, 0.5, 0.75):
         rate = torch.full((len(pixels),), level, device=device)
         steps = codec.rate_model.steps(rate)
@@ -159,10 +166,13 @@ def main() -> None:
     print(f"{len(photos)} photos, device {device}", flush=True)
     metrics = Lpips(options.metrics).to(device), Dists(options.metrics).to(device)
 
-    codec = Codec().to(device, memory_format=torch.channels_last)
+    codec = Codec().to(device)
+    for parameter in codec.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
     if options.init:
         codec.load_state_dict(torch.load(options.init, map_location=device, weights_only=True)["codec"])
-    average = torch.optim.swa_utils.AveragedModel(codec, multi_avg_fn=running_mean)
+    average = averaged(codec)
     optimizer = torch.optim.Adam(parameter_groups(codec), lr=options.lr, betas=(0.9, 0.99))
     checkpoint, step = options.run / "checkpoint.pt", 0
     if checkpoint.exists():
@@ -182,7 +192,7 @@ def main() -> None:
         rate = torch.from_numpy(generator.random(options.batch, dtype=np.float32)).to(device)
         loss, parts = compute_loss(codec, pixels, rate, metrics, options, step / options.steps)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(codec.parameters(), 1.0)
         for group in optimizer.param_groups:
             group["lr"] = group["factor"] * learning_rate(step, options.steps, options.lr)
@@ -196,7 +206,7 @@ def main() -> None:
             row: dict[str, float] = {"step": step, "seconds": time.monotonic() - started}
             row |= {name: float(np.mean([parts[name] for parts in history if name in parts])) for name in names}
             if held_out is not None:
-                row |= validate(average.module, held_out, metrics[0], device)
+                row |= validate(cast("Codec", average.module), held_out, metrics[0], device)
             print("  ".join(f"{name} {value:.4g}" for name, value in row.items()), flush=True)
             with (options.run / "log.csv").open("a", newline="") as file:
                 csv.writer(file).writerow([f"{name}={value:.6g}" for name, value in row.items()])

@@ -30,7 +30,7 @@ CARDS: Final = (
         name="embedded",
         space="sdl1",
         architecture="embedded",
-        hash="57cd90acf21af49745dcc114ae8b1068",
+        hash="70463b2def9b665585ff99b8ce00331e",
         file="sdl1.safetensors",
         licence="Apache-2.0",
     ),

@@ -1,0 +1,36 @@
+"""What scripts/demo and scripts/test share: a virtual environment in .venv with the project and what it needs.
+
+Standard library only; runs under any Python from 3.11.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run(*command: str | Path) -> None:
+    """Run a command in the project's folder, and stop with its exit status if it fails."""
+    status = subprocess.run([str(part) for part in command], cwd=ROOT, check=False).returncode
+    if status:
+        sys.exit(status)
+
+
+def prepare(*groups: str) -> Path:
+    """The Python of .venv, made if need be, with the project and these dependency groups installed."""
+    if sys.version_info < (3, 11):  # noqa: UP036  the one place that an older Python reaches
+        sys.exit(f"pillow-sdl needs Python 3.11 or later; this is {sys.version.split()[0]}")
+    folder = ROOT / ".venv"
+    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    if not python.exists():
+        venv.create(folder, with_pip=True)
+    pip = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+    run(*pip, "--upgrade", "pip>=25.1")
+    chosen = [part for group in groups for part in ("--group", group)]
+    run(*pip, "-c", ROOT / "constraints.txt", "-e", ROOT, *chosen)
+    return python

@@ -1,0 +1,1288 @@
+"""Makes spec/vectors/: small files, each of which shows one thing that SPEC.md says, and what a reader finds in them.
+
+    python spec/make_vectors.py            writes NAME.sdl, NAME.json for every function below, and README.md
+    python spec/make_vectors.py --check    compares with what is there, and writes nothing
+
+Every vector is one function: its name is the file's, its docstring the comment.  Bytes are put together here, apart
+from the library and from spec/reader.py, so that a mistake of theirs does not hide in the vectors.  Most zstd frames
+are written by hand, of blocks that are not compressed; those of the zstandard package may differ between its versions,
+which is why `--check` compares what the files hold, not their bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shutil
+import struct
+import sys
+import tempfile
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import reader
+import zstandard
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+FOLDER = Path(__file__).parent / "vectors"
+MODEL = bytes(range(0xA0, 0xB0))
+"""The model hash of all vectors: no model has it, and none is needed to read symbols."""
+
+CHANNELS = 96
+FACTOR = 16
+MODES = {"L": 0, "LA": 1, "RGB": 2, "RGBA": 3}
+
+
+class Vector(NamedTuple):
+    """A file and its side file, less the comment."""
+
+    data: bytes
+    side: dict[str, Any]
+
+
+MAKERS: dict[str, Callable[[], Vector]] = {}
+
+
+def vector(maker: Callable[[], Vector]) -> Callable[[], Vector]:
+    """Note a function that makes a vector."""
+    MAKERS[maker.__name__] = maker
+    return maker
+
+
+# Bytes of the format
+
+
+def varint(value: int) -> bytes:
+    """SPEC 3.2."""
+    groups = [value >> shift & 0x7F for shift in range(0, max(value.bit_length(), 1), 7)]
+    return bytes([group | 0x80 for group in groups[:-1]] + groups[-1:])
+
+
+def crc(data: bytes) -> bytes:
+    """SPEC 3.4."""
+    return struct.pack("<I", zlib.crc32(data))
+
+
+def header(
+    width: int | bytes = 1,
+    height: int | bytes = 1,
+    *,
+    mode: int | str = "RGB",
+    space: int = 16,
+    quantiser: int = 0,
+    rate: int = 128,
+    payload: int = 0,
+    sections: int = 1,
+    flags: int = 0,
+    version: int = 0,
+) -> bytes:
+    """SPEC 5.   width, height: as bytes where they are not to be written in the one valid way."""
+    numbers: tuple[int | bytes, ...] = (width, height, space, quantiser, rate, payload)
+    body = b"\x89SDL" + bytes([version, flags, MODES[mode] if isinstance(mode, str) else mode])
+    body += b"".join(number if isinstance(number, bytes) else varint(number) for number in numbers)
+    body += MODEL + varint(sections)
+    return body + crc(body)
+
+
+def section(name: str | int, data: bytes, length: bytes = b"") -> bytes:
+    """SPEC 6.1.   length: where it is not to be that of the data."""
+    body = bytes([ord(name) if isinstance(name, str) else name]) + (length or varint(len(data))) + data
+    return body + crc(body)
+
+
+def file(*sections: bytes, **fields: Any) -> bytes:
+    """A header with those fields, and sections."""
+    return header(sections=len(sections), **fields) + b"".join(sections)
+
+
+def flip(data: bytes, index: int) -> bytes:
+    """`data` with the lowest bit of one byte changed."""
+    changed = bytearray(data)
+    changed[index] ^= 1
+    return bytes(changed)
+
+
+# Zstd frames, RFC 8878
+
+MAGIC = b"\x28\xb5\x2f\xfd"
+BLOCK = 2**17
+"""Most bytes of one zstd block."""
+
+
+def raw_block(data: bytes, *, last: bool = True) -> bytes:
+    """A block that is not compressed."""
+    return (len(data) << 3 | last).to_bytes(3, "little") + data
+
+
+def run_block(size: int, *, last: bool = True) -> bytes:
+    """A block of `size` zero bytes."""
+    return (size << 3 | 1 << 1 | last).to_bytes(3, "little") + b"\0"
+
+
+def frame_of(blocks: bytes, size: int) -> bytes:
+    """A frame that states a content size in 4 bytes, without a window of its own."""
+    return MAGIC + b"\xa0" + struct.pack("<I", size) + blocks
+
+
+def frame(content: bytes) -> bytes:
+    """A frame of one block that is not compressed."""
+    return frame_of(raw_block(content), len(content))
+
+
+def zeros_frame(size: int) -> bytes:
+    """A frame of zero bytes, 4 bytes for every block of them."""
+    starts = range(0, size, BLOCK)
+    runs = [run_block(min(BLOCK, size - start), last=start == starts[-1]) for start in starts]
+    return frame_of(b"".join(runs), size)
+
+
+# Symbols
+
+Planes = list[list[int]]
+
+
+def noise(seed: int, count: int, bits: int = 8) -> list[int]:
+    """`count` symbols of `bits` bits from a linear congruential generator."""
+    symbols = []
+    for _ in range(count):
+        seed = (seed * 1103515245 + 12345) % 2**31
+        symbols.append((seed >> 8) % 2**bits - 2 ** (bits - 1))
+    return symbols
+
+
+def zero_planes(count: int = 1) -> Planes:
+    """Planes of `count` zero symbols each."""
+    return [[0] * count for _ in range(CHANNELS)]
+
+
+def noise_planes(count: int, widths: Sequence[int], seed: int = 1) -> Planes:
+    """Planes of `count` symbols, channel c with `widths[c % len(widths)]` bits."""
+    bits = [widths[channel % len(widths)] for channel in range(CHANNELS)]
+    return [noise(seed + channel, count, b) if b else [0] * count for channel, b in enumerate(bits)]
+
+
+def sparse_planes(count: int, widths: Sequence[int]) -> Planes:
+    """As `noise_planes`, most symbols zero: zstd makes compressed blocks of them."""
+    planes = noise_planes(count, widths)
+    return [[symbol if index % 5 == 0 else 0 for index, symbol in enumerate(plane)] for plane in planes]
+
+
+def needed_bits(plane: list[int]) -> int:
+    """Narrowest width that holds a plane."""
+    if not any(plane):
+        return 0
+    return next(b for b in (2, 4, 8, 16) if all(-(2 ** (b - 1)) <= symbol < 2 ** (b - 1) for symbol in plane))
+
+
+def pack_plane(plane: list[int], bits: int) -> bytes:
+    """SPEC 8.3: one plane's bytes."""
+    if bits == 16:
+        words = struct.pack(f"<{len(plane)}h", *plane)
+        return words[0::2] + words[1::2]
+    number = sum(symbol % (1 << bits) << index * bits for index, symbol in enumerate(plane))
+    return number.to_bytes(-(-len(plane) * bits // 8), "little")
+
+
+def pack_groups(planes: Planes, bits: list[int] | None = None) -> list[bytes]:
+    """SPEC 8.3: the list of widths, then the planes of each width."""
+    bits = bits or [needed_bits(plane) for plane in planes]
+    groups = [bytes(bits)]
+    for width in (2, 4, 8, 16):
+        chosen = [plane for plane, b in zip(planes, bits, strict=True) if b == width]
+        groups.append(b"".join(pack_plane(plane, width) for plane in chosen))
+    return groups
+
+
+def pack(planes: Planes, bits: list[int] | None = None) -> bytes:
+    """SPEC 8.3: content of the payload's frame."""
+    return b"".join(pack_groups(planes, bits))
+
+
+def latent(planes: Planes | None = None) -> bytes:
+    """Section L, its content not compressed."""
+    return section("L", frame(pack(planes or zero_planes())))
+
+
+# Expectations
+
+
+def sha256(data: bytes) -> str:
+    """SHA-256 in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def success(
+    data: bytes,
+    planes: Planes | None = None,
+    *,
+    size: tuple[int, int] = (1, 1),
+    mode: str = "RGB",
+    rate: int = 128,
+    alpha: bytes | None = None,
+    metadata: dict[str, bytes] | None = None,
+    rule: str | None = None,
+) -> Vector:
+    """A file that is read, and what is found in it."""
+    symbols = b"".join(struct.pack(f"<{len(plane)}h", *plane) for plane in planes or zero_planes())
+    side = {
+        "expect": "success",
+        "rule": rule,
+        "size": list(size),
+        "mode": mode,
+        "rate": rate,
+        "symbols_sha256": sha256(symbols),
+        "alpha_sha256": None if alpha is None else sha256(alpha),
+        "metadata": {name: sha256(content) for name, content in (metadata or {}).items()},
+    }
+    return Vector(data, side)
+
+
+def refused(data: bytes, rule: str, kind: str = "malformed") -> Vector:
+    """A file that is refused."""
+    return Vector(data, {"expect": kind, "rule": rule})
+
+
+# Files that are read: pictures and symbols
+
+
+@vector
+def ok_minimal() -> Vector:
+    """One pixel, all symbols zero: no plane takes any bytes."""
+    return success(file(latent()))
+
+
+@vector
+def ok_mode_l() -> Vector:
+    """Mode L."""
+    return success(file(latent(), mode="L"), mode="L")
+
+
+@vector
+def ok_mode_la() -> Vector:
+    """Mode LA, alpha of one pixel."""
+    return success(file(section("A", b"\0" + frame(b"\x7f")), latent(), mode="LA"), mode="LA", alpha=b"\x7f")
+
+
+@vector
+def ok_rate_0() -> Vector:
+    """The smallest rate."""
+    return success(file(latent(), rate=0), rate=0)
+
+
+@vector
+def ok_rate_255() -> Vector:
+    """The largest rate."""
+    return success(file(latent(), rate=255), rate=255)
+
+
+@vector
+def ok_odd_size() -> Vector:
+    """17 x 33 pixels make 2 x 3 positions: the latent covers more than the picture."""
+    planes = noise_planes(6, (2, 4, 8))
+    return success(file(latent(planes), width=17, height=33), planes, size=(17, 33))
+
+
+@vector
+def ok_whole_positions() -> Vector:
+    """32 x 16 pixels make exactly 2 x 1 positions."""
+    planes = noise_planes(2, (4, 8))
+    return success(file(latent(planes), width=32, height=16), planes, size=(32, 16))
+
+
+@vector
+def ok_width_65535() -> Vector:
+    """The widest picture."""
+    return success(file(latent(), width=65535), zero_planes(4096), size=(65535, 1))
+
+
+@vector
+def ok_height_65535() -> Vector:
+    """The highest picture."""
+    return success(file(latent(), height=65535), zero_planes(4096), size=(1, 65535))
+
+
+@vector
+def ok_all_widths() -> Vector:
+    """Planes of 0, 2, 4, 8 and 16 bits, mixed among the channels: they stand in the order of their widths."""
+    planes = noise_planes(4, (16, 2, 0, 8, 4))
+    return success(file(latent(planes), width=64), planes, size=(64, 1))
+
+
+@vector
+def ok_bits_left_over() -> Vector:
+    """Three symbols of 2 and of 4 bits leave bits over at each plane's end, which are 0."""
+    planes = noise_planes(3, (2, 4))
+    return success(file(latent(planes), width=48), planes, size=(48, 1))
+
+
+@vector
+def ok_extremes() -> Vector:
+    """The smallest and the largest symbol of each width, -32768 among them."""
+    planes = zero_planes(2)
+    for channel, bits in enumerate((2, 4, 8, 16)):
+        planes[channel] = [-(2 ** (bits - 1)), 2 ** (bits - 1) - 1]
+    return success(file(latent(planes), width=32), planes, size=(32, 1))
+
+
+@vector
+def ok_wider_than_needed() -> Vector:
+    """Zeros and small symbols in planes of 16 bits: the payload is as long as it may be."""
+    planes = noise_planes(4, (2, 0))
+    content = pack(planes, [16] * CHANNELS)
+    return success(file(section("L", frame(content)), width=32, height=32), planes, size=(32, 32))
+
+
+@vector
+def ok_payload_compressed() -> Vector:
+    """A payload with compressed zstd blocks."""
+    planes = sparse_planes(16, (2, 0, 4))
+    content = zstandard.ZstdCompressor(level=19, write_content_size=True).compress(pack(planes))
+    return success(file(section("L", content), width=64, height=64), planes, size=(64, 64))
+
+
+@vector
+def ok_payload_block_for_each_width() -> Vector:
+    """A payload that begins a compressed zstd block with each width."""
+    planes = sparse_planes(16, (2, 4, 8, 0))
+    groups = pack_groups(planes)
+    stream = zstandard.ZstdCompressor(level=19).compressobj(size=sum(map(len, groups)))
+    pieces = [stream.compress(group) + stream.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK) for group in groups if group]
+    data = b"".join([*pieces, stream.flush()])
+    return success(file(section("L", data), width=64, height=64), planes, size=(64, 64))
+
+
+# Files that are read: zstd frames
+
+
+def with_icc(packed: bytes, content: bytes) -> Vector:
+    """A file whose ICC section holds `content` as the zstd frame `packed`."""
+    return success(file(section("i", b"\1" + packed), latent()), metadata={"i": content})
+
+
+@vector
+def ok_zstd_blocks() -> Vector:
+    """A zstd frame of several blocks: raw, run, an empty last one."""
+    blocks = raw_block(b"abc", last=False) + run_block(5, last=False) + raw_block(b"")
+    return with_icc(frame_of(blocks, 8), b"abc" + bytes(5))
+
+
+@vector
+def ok_zstd_checksum() -> Vector:
+    """A zstd frame with zstd's own checksum, which a writer should not add."""
+    return with_icc(zstandard.ZstdCompressor(write_checksum=True).compress(b"checked" * 9), b"checked" * 9)
+
+
+@vector
+def ok_zstd_size_in_1_byte() -> Vector:
+    """A zstd frame that states its content size in one byte."""
+    return with_icc(MAGIC + b"\x20\x03" + raw_block(b"abc"), b"abc")
+
+
+@vector
+def ok_zstd_size_in_2_bytes() -> Vector:
+    """A zstd frame that states its content size in two bytes, which count from 256."""
+    return with_icc(MAGIC + b"\x60\x04\x00" + run_block(260), bytes(260))
+
+
+@vector
+def ok_zstd_size_in_8_bytes() -> Vector:
+    """A zstd frame that states its content size in eight bytes."""
+    return with_icc(MAGIC + b"\xe0" + struct.pack("<Q", 3) + raw_block(b"abc"), b"abc")
+
+
+@vector
+def ok_zstd_window_2_27() -> Vector:
+    """A zstd frame that asks for the largest window which every reader grants."""
+    return with_icc(MAGIC + b"\x80" + bytes([(27 - 10) << 3]) + struct.pack("<I", 3) + raw_block(b"abc"), b"abc")
+
+
+@vector
+def ok_zstd_empty() -> Vector:
+    """A zstd frame without content."""
+    return with_icc(frame(b""), b"")
+
+
+# Files that are read: alpha
+
+ALPHA = bytes([250, 5, 130, 3, 0, 255, 128, 127, 1])
+"""A plane of 3 x 3 values, whose differences wrap around."""
+
+
+def with_alpha(kind: int, filtered: list[int]) -> Vector:
+    """A picture of 3 x 3 pixels with the plane ALPHA, filtered."""
+    block = bytes([kind]) + frame(bytes(value % 256 for value in filtered))
+    data = file(section("A", block), latent(), width=3, height=3, mode="RGBA")
+    return success(data, size=(3, 3), mode="RGBA", alpha=ALPHA)
+
+
+@vector
+def ok_alpha_filter_0() -> Vector:
+    """Alpha as it is."""
+    return with_alpha(0, list(ALPHA))
+
+
+@vector
+def ok_alpha_filter_1() -> Vector:
+    """Alpha less the value on its left, modulo 256; 0 outside the plane."""
+    return with_alpha(1, [ALPHA[k] - (ALPHA[k - 1] if k % 3 else 0) for k in range(9)])
+
+
+@vector
+def ok_alpha_filter_2() -> Vector:
+    """Alpha less the value above, modulo 256; 0 outside the plane."""
+    return with_alpha(2, [ALPHA[k] - (ALPHA[k - 3] if k >= 3 else 0) for k in range(9)])
+
+
+# Files that are read: metadata, sections, flags
+
+
+@vector
+def ok_metadata_stored() -> Vector:
+    """ICC profile, Exif and XMP, stored as they are."""
+    contents = {"i": b"profile", "e": b"II*\0", "x": b"<x:xmpmeta/>"}
+    sections = [section(name, b"\0" + content) for name, content in contents.items()]
+    return success(file(*sections, latent()), metadata=contents)
+
+
+@vector
+def ok_metadata_zstd() -> Vector:
+    """ICC profile, Exif and XMP, as zstd frames."""
+    contents = {"i": b"profile" * 40, "e": b"Exif\0\0MM\0*" * 40, "x": b"<x:xmpmeta/>" * 40}
+    packed = {name: zstandard.ZstdCompressor(level=19).compress(content) for name, content in contents.items()}
+    return success(file(*(section(name, b"\1" + data) for name, data in packed.items()), latent()), metadata=contents)
+
+
+@vector
+def ok_metadata_another_order() -> Vector:
+    """Exif and XMP before the ICC profile: a writer should not do it, a reader does not mind."""
+    contents = {"x": b"<x:xmpmeta/>", "e": b"MM\0*", "i": b"profile"}
+    sections = [section(name, b"\0" + content) for name, content in contents.items()]
+    return success(file(*sections, latent()), metadata=contents)
+
+
+@vector
+def ok_metadata_without_content() -> Vector:
+    """Stored metadata of no bytes."""
+    return success(file(section("i", b"\0"), latent()), metadata={"i": b""})
+
+
+@vector
+def ok_metadata_2_24() -> Vector:
+    """Metadata of 2^24 bytes, the most there may be."""
+    return with_icc(zeros_frame(2**24), bytes(2**24))
+
+
+@vector
+def ok_everything() -> Vector:
+    """All sections of version 0 and one that is unknown."""
+    planes = noise_planes(6, (2, 0, 4, 0, 8))
+    contents = {"i": b"profile", "e": b"II*\0", "x": b"<x:xmpmeta/>"}
+    sections = [section(name, b"\0" + content) for name, content in contents.items()]
+    alpha = bytes(symbol % 256 for symbol in noise(7, 17 * 33))
+    tail = [section("q", b"unknown"), section("A", b"\0" + frame(alpha)), latent(planes)]
+    data = file(*sections, *tail, width=17, height=33, mode="RGBA")
+    return success(data, planes, size=(17, 33), mode="RGBA", alpha=alpha, metadata=contents, rule="S-01")
+
+
+@vector
+def ok_ignorable_section() -> Vector:
+    """An unknown section whose name is a small letter is skipped."""
+    return success(file(section("q", b"anything"), latent()), rule="S-01")
+
+
+@vector
+def ok_ignorable_section_empty() -> Vector:
+    """An unknown ignorable section without data is skipped; its name is no letter."""
+    return success(file(section(0xFF, b""), latent()), rule="S-01")
+
+
+@vector
+def ok_sections_64() -> Vector:
+    """As many sections as there may be."""
+    names = [name for name in range(256) if name & 0x20 and chr(name) not in "iex"][:63]
+    return success(file(*(section(name, b"") for name in names), latent()), rule="S-01")
+
+
+@vector
+def ok_advisory_flags() -> Vector:
+    """Unknown advisory flags, bits 4 to 7, are ignored."""
+    return success(file(latent(), flags=0xF0), rule="H-06")
+
+
+# Files that are refused: signature, ends, varints
+
+
+@vector
+def bad_empty() -> Vector:
+    """A file of no bytes."""
+    return refused(b"", "F-01", "not-sdl")
+
+
+@vector
+def bad_signature_cut() -> Vector:
+    """The first three bytes of the signature."""
+    return refused(b"\x89SD", "F-01", "not-sdl")
+
+
+@vector
+def bad_signature_other() -> Vector:
+    """The signature of PNG, then a valid header."""
+    return refused(b"\x89PNG" + file(latent())[4:], "F-01", "not-sdl")
+
+
+WHOLE = file(section("i", b"\0profile"), latent(), width=300)
+HEADER = len(header(width=300))
+
+
+def cut(length: int) -> Vector:
+    """The first bytes of a valid file."""
+    assert length < len(WHOLE)
+    return refused(WHOLE[:length], "F-02", "truncated")
+
+
+@vector
+def bad_cut_after_signature() -> Vector:
+    """The file ends after the signature."""
+    return cut(4)
+
+
+@vector
+def bad_cut_before_mode() -> Vector:
+    """The file ends before the mode."""
+    return cut(6)
+
+
+@vector
+def bad_cut_in_varint() -> Vector:
+    """The file ends within the width, after a byte that says that more follow."""
+    return cut(8)
+
+
+@vector
+def bad_cut_in_model_hash() -> Vector:
+    """The file ends within the model hash."""
+    return cut(HEADER - 10)
+
+
+@vector
+def bad_cut_in_header_crc() -> Vector:
+    """The file ends within the header's CRC."""
+    return cut(HEADER - 1)
+
+
+@vector
+def bad_cut_after_header() -> Vector:
+    """The file ends after the header, which declares two sections."""
+    return cut(HEADER)
+
+
+@vector
+def bad_cut_after_name() -> Vector:
+    """The file ends after a section's name."""
+    return cut(HEADER + 1)
+
+
+@vector
+def bad_cut_in_section() -> Vector:
+    """The file ends within a section's data."""
+    return cut(HEADER + 4)
+
+
+@vector
+def bad_cut_in_section_crc() -> Vector:
+    """The file ends within the last section's CRC."""
+    return cut(len(WHOLE) - 1)
+
+
+@vector
+def bad_cut_between_sections() -> Vector:
+    """The file ends where a section ends, one before the declared number."""
+    return cut(HEADER + len(section("i", b"\0profile")))
+
+
+@vector
+def bad_length_2_31_less_1() -> Vector:
+    """A section declares the greatest length, and the file ends."""
+    return refused(header() + section("L", bytes(9), length=varint(2**31 - 1)), "F-02", "truncated")
+
+
+@vector
+def bad_byte_after_end() -> Vector:
+    """One byte follows the last section."""
+    return refused(file(latent()) + b"\0", "F-03")
+
+
+@vector
+def bad_section_not_counted() -> Vector:
+    """A whole section follows the declared number of them."""
+    return refused(header(sections=1) + latent() + section("q", b""), "F-03")
+
+
+@vector
+def bad_hole_after_header() -> Vector:
+    """Sixteen zero bytes between header and first section: read as a section, their CRC is wrong."""
+    return refused(header() + bytes(16) + latent(), "S-03", "checksum")
+
+
+@vector
+def bad_hole_between_sections() -> Vector:
+    """Sixteen zero bytes between two sections: read as a section, their CRC is wrong."""
+    return refused(header(sections=2) + section("q", b"") + bytes(16) + latent(), "S-03", "checksum")
+
+
+@vector
+def bad_varint_of_6_bytes() -> Vector:
+    """A width of 1 in six bytes."""
+    return refused(file(latent(), width=b"\x81\x80\x80\x80\x80\x00"), "V-01")
+
+
+@vector
+def bad_varint_long_form() -> Vector:
+    """A width of 1 in two bytes."""
+    return refused(file(latent(), width=b"\x81\x00"), "V-02")
+
+
+@vector
+def bad_varint_zero_in_2_bytes() -> Vector:
+    """A height of 0 in two bytes."""
+    return refused(file(latent(), height=b"\x80\x00"), "V-02")
+
+
+@vector
+def bad_varint_long_form_of_length() -> Vector:
+    """A section's length in one byte more than it takes."""
+    return refused(file(section("q", b"abc", length=b"\x83\x00"), latent()), "V-02")
+
+
+@vector
+def bad_varint_of_length_6_bytes() -> Vector:
+    """A section's length in six bytes."""
+    return refused(file(section("q", b"abc", length=b"\x83\x80\x80\x80\x80\x00"), latent()), "V-01")
+
+
+# Files that are refused: header
+
+
+@vector
+def bad_crc_of_header() -> Vector:
+    """One bit of the header's CRC differs."""
+    return refused(flip(header(), -1) + latent(), "H-02", "checksum")
+
+
+@vector
+def bad_crc_and_width() -> Vector:
+    """One bit of the width differs."""
+    return refused(flip(header(), 7) + latent(), "H-02", "checksum")
+
+
+@vector
+def bad_crc_and_flag() -> Vector:
+    """A flag that no writer set: damage, not a newer file."""
+    return refused(flip(header(), 5) + latent(), "H-02", "checksum")
+
+
+@vector
+def bad_crc_and_mode() -> Vector:
+    """An unknown mode, and a CRC that differs: damage, not a newer file."""
+    return refused(flip(header(mode=4), -1) + latent(), "H-02", "checksum")
+
+
+@vector
+def bad_crc_and_size() -> Vector:
+    """A width above the limit, and a CRC that differs: damage, not a limit."""
+    return refused(flip(header(width=65536), -1) + latent(), "H-02", "checksum")
+
+
+@vector
+def bad_crc_and_size_of_35_bits() -> Vector:
+    """The greatest number that a varint can hold as width, and a CRC that differs: damage, not a limit."""
+    return refused(flip(header(width=2**35 - 1), -1) + latent(), "H-02", "checksum")
+
+
+@vector
+def bad_width_0() -> Vector:
+    """A width of 0."""
+    return refused(file(latent(), width=0), "H-05")
+
+
+@vector
+def bad_height_0() -> Vector:
+    """A height of 0."""
+    return refused(file(latent(), height=0), "H-05")
+
+
+@vector
+def bad_sections_0() -> Vector:
+    """A number of sections of 0."""
+    return refused(file(), "H-05")
+
+
+# Files that are refused: sections
+
+
+@vector
+def bad_crc_of_latent() -> Vector:
+    """One bit of the latent's data differs."""
+    return refused(header() + flip(latent(), 20), "S-03", "checksum")
+
+
+@vector
+def bad_crc_of_ignorable_section() -> Vector:
+    """One bit of an unknown ignorable section's data differs: skipped sections are checked too."""
+    return refused(header(sections=2) + flip(section("q", b"abc"), 3) + latent(), "S-03", "checksum")
+
+
+@vector
+def bad_crc_of_critical_section() -> Vector:
+    """An unknown critical section, and a CRC that differs: damage, not a newer file."""
+    return refused(header(sections=2) + flip(section("Q", b"abc"), -1) + latent(), "S-03", "checksum")
+
+
+@vector
+def bad_metadata_twice() -> Vector:
+    """Two ICC profiles."""
+    return refused(file(section("i", b"\0a"), section("i", b"\0b"), latent()), "S-04")
+
+
+@vector
+def bad_ignorable_section_twice() -> Vector:
+    """Two unknown sections of one name."""
+    return refused(file(section("q", b"a"), section("q", b"a"), latent()), "S-04")
+
+
+@vector
+def bad_latent_twice() -> Vector:
+    """Two latents."""
+    return refused(file(latent(), latent()), "S-04")
+
+
+@vector
+def bad_no_latent() -> Vector:
+    """Metadata, and no latent."""
+    return refused(file(section("i", b"\0a")), "S-05")
+
+
+@vector
+def bad_latent_not_last() -> Vector:
+    """Alpha after the latent."""
+    return refused(file(latent(), section("A", b"\0" + frame(b"\0")), mode="RGBA"), "S-05")
+
+
+@vector
+def bad_metadata_after_latent() -> Vector:
+    """Metadata after the latent."""
+    return refused(file(latent(), section("i", b"\0a")), "S-05")
+
+
+@vector
+def bad_metadata_after_alpha() -> Vector:
+    """Metadata between alpha and latent: an ignorable section after a critical one."""
+    data = file(section("A", b"\0" + frame(b"\0")), section("i", b"\0a"), latent(), mode="RGBA")
+    return refused(data, "S-05")
+
+
+@vector
+def bad_alpha_missing() -> Vector:
+    """A mode with alpha, and no alpha section."""
+    return refused(file(latent(), mode="RGBA"), "A-01")
+
+
+@vector
+def bad_alpha_not_wanted() -> Vector:
+    """An alpha section, and a mode without alpha."""
+    return refused(file(section("A", b"\0" + frame(b"\0")), latent(), mode="L"), "A-01")
+
+
+# Files that are refused: alpha and metadata
+
+
+@vector
+def bad_alpha_short() -> Vector:
+    """An alpha plane of 8 values for 3 x 3 pixels."""
+    block = b"\0" + frame(ALPHA[:8])
+    return refused(file(section("A", block), latent(), width=3, height=3, mode="RGBA"), "A-02")
+
+
+@vector
+def bad_alpha_empty() -> Vector:
+    """An alpha section without even a filter."""
+    return refused(file(section("A", b""), latent(), mode="RGBA"), "A-02")
+
+
+@vector
+def bad_metadata_empty() -> Vector:
+    """An ICC section without data."""
+    return refused(file(section("i", b""), latent()), "M-01")
+
+
+# Files that are refused: zstd frames
+
+
+def with_frame(data: bytes, rule: str, kind: str = "malformed") -> Vector:
+    """A file whose ICC section holds a zstd frame that is refused."""
+    return refused(file(section("i", b"\1" + data), latent()), rule, kind)
+
+
+@vector
+def bad_zstd_magic() -> Vector:
+    """No zstd frame, but its content as it is."""
+    return with_frame(b"profile", "Z-01")
+
+
+@vector
+def bad_zstd_nothing() -> Vector:
+    """A latent section without data."""
+    return refused(file(section("L", b"")), "Z-01")
+
+
+@vector
+def bad_zstd_header_cut() -> Vector:
+    """A zstd frame that ends within its content size."""
+    return with_frame(frame(b"abc")[:7], "Z-01")
+
+
+@vector
+def bad_zstd_reserved_bit() -> Vector:
+    """A zstd frame header whose reserved bit is set."""
+    return with_frame(MAGIC + b"\x28\x03" + raw_block(b"abc"), "Z-01")
+
+
+@vector
+def bad_zstd_skippable() -> Vector:
+    """A skippable frame in place of a zstd frame."""
+    return with_frame(b"\x50\x2a\x4d\x18" + bytes(4), "Z-01")
+
+
+@vector
+def bad_zstd_no_size() -> Vector:
+    """A zstd frame that does not state its content size."""
+    return with_frame(MAGIC + b"\x00\x00" + raw_block(b"abc"), "Z-02")
+
+
+@vector
+def bad_zstd_trailing_byte() -> Vector:
+    """One byte after a zstd frame."""
+    return with_frame(frame(b"abc") + b"\0", "Z-03")
+
+
+@vector
+def bad_zstd_trailing_byte_in_latent() -> Vector:
+    """One byte after the payload's zstd frame."""
+    return refused(file(section("L", frame(pack(zero_planes())) + b"\0")), "Z-03")
+
+
+@vector
+def bad_zstd_second_frame() -> Vector:
+    """Two zstd frames."""
+    return with_frame(frame(b"abc") + frame(b"def"), "Z-03")
+
+
+@vector
+def bad_zstd_skippable_after_frame() -> Vector:
+    """A skippable frame after the zstd frame."""
+    return with_frame(frame(b"abc") + b"\x50\x2a\x4d\x18" + bytes(4), "Z-03")
+
+
+@vector
+def bad_zstd_trailing_byte_after_empty_frame() -> Vector:
+    """One byte after a zstd frame without content."""
+    return with_frame(frame(b"") + b"\0", "Z-03")
+
+
+@vector
+def bad_zstd_empty_frame_cut() -> Vector:
+    """A zstd frame without content that lacks its last byte."""
+    return with_frame(frame(b"")[:-1], "Z-03")
+
+
+@vector
+def bad_zstd_cut() -> Vector:
+    """A zstd frame that lacks its last byte."""
+    return with_frame(frame(b"abc")[:-1], "Z-03")
+
+
+@vector
+def bad_zstd_no_last_block() -> Vector:
+    """A zstd frame that ends before its last block."""
+    return with_frame(frame_of(raw_block(b"abc", last=False), 3), "Z-03")
+
+
+@vector
+def bad_zstd_shorter() -> Vector:
+    """A zstd frame that states one byte more than it has."""
+    return with_frame(frame_of(raw_block(b"abc"), 4), "Z-03")
+
+
+@vector
+def bad_zstd_longer() -> Vector:
+    """A zstd frame that states one byte less than it has."""
+    return with_frame(frame_of(raw_block(b"ab", last=False) + raw_block(b"c"), 2), "Z-03")
+
+
+@vector
+def bad_zstd_bomb_of_blocks() -> Vector:
+    """A zstd frame that states 9 bytes, and whose blocks hold 32 MiB."""
+    blocks = run_block(BLOCK, last=False) * 256 + raw_block(b"")
+    return with_frame(MAGIC + b"\x80\x88" + struct.pack("<I", 9) + blocks, "Z-03")
+
+
+@vector
+def bad_zstd_content_of_empty_frame() -> Vector:
+    """A zstd frame that states no content, and has some."""
+    return with_frame(frame_of(raw_block(b"abc"), 0), "Z-03")
+
+
+@vector
+def bad_zstd_reserved_block() -> Vector:
+    """A zstd block of the reserved type."""
+    return with_frame(frame_of((3 << 3 | 3 << 1 | 1).to_bytes(3, "little") + b"abc", 3), "Z-03")
+
+
+@vector
+def bad_zstd_checksum() -> Vector:
+    """A zstd frame whose own checksum differs."""
+    good = zstandard.ZstdCompressor(write_checksum=True).compress(b"abc")
+    return with_frame(flip(good, -1), "Z-03")
+
+
+@vector
+def bad_zstd_dictionary() -> Vector:
+    """A zstd frame that asks for dictionary 7."""
+    return with_frame(MAGIC + b"\x21\x07\x03" + raw_block(b"abc"), "Z-03")
+
+
+# Files that are refused: payload
+
+
+def with_payload(content: bytes, rule: str, width: int = 1) -> Vector:
+    """A file whose payload is refused."""
+    return refused(file(section("L", frame(content)), width=width), rule)
+
+
+@vector
+def bad_payload_empty() -> Vector:
+    """A payload without content."""
+    return with_payload(b"", "P-01")
+
+
+@vector
+def bad_payload_widths_cut() -> Vector:
+    """A payload of one byte less than there are channels."""
+    return with_payload(bytes(CHANNELS - 1), "P-01")
+
+
+@vector
+def bad_payload_3_bits() -> Vector:
+    """A plane of 3 bits per symbol."""
+    return with_payload(bytes([3]) + bytes(CHANNELS - 1) + b"\0", "P-02")
+
+
+@vector
+def bad_payload_32_bits() -> Vector:
+    """A plane of 32 bits per symbol."""
+    return with_payload(bytes([32]) + bytes(CHANNELS - 1) + bytes(4), "P-02")
+
+
+@vector
+def bad_payload_short() -> Vector:
+    """A payload that lacks the last plane's last byte."""
+    return with_payload(pack(noise_planes(2, (8,)))[:-1], "P-03", width=32)
+
+
+@vector
+def bad_payload_long() -> Vector:
+    """A payload with one byte after its planes."""
+    return with_payload(pack(zero_planes()) + b"\0", "P-03")
+
+
+@vector
+def bad_left_over_bits_of_2() -> Vector:
+    """A plane of one 2-bit symbol, whose byte has its top bit set."""
+    return with_payload(bytes([2]) + bytes(CHANNELS - 1) + b"\x81", "P-04")
+
+
+@vector
+def bad_left_over_bits_of_4() -> Vector:
+    """A plane of three 4-bit symbols, whose last four bits are not 0."""
+    return with_payload(bytes([4]) + bytes(CHANNELS - 1) + b"\x21\x13", "P-04", width=48)
+
+
+# Files of newer writers
+
+
+@vector
+def new_version() -> Vector:
+    """Format version 1, and a header that version 0 cannot read."""
+    return refused(b"\x89SDL\1a header of another form", "H-01", "unsupported")
+
+
+@vector
+def new_version_255() -> Vector:
+    """Format version 255, else as version 0."""
+    return refused(file(latent(), version=255), "H-01", "unsupported")
+
+
+@vector
+def new_version_and_nothing() -> Vector:
+    """Format version 1, and the file ends: it is refused before more is read."""
+    return refused(b"\x89SDL\1", "H-01", "unsupported")
+
+
+@vector
+def new_flag_bit_0() -> Vector:
+    """The lowest critical flag."""
+    return refused(file(latent(), flags=0x01), "H-03", "unsupported")
+
+
+@vector
+def new_flag_bit_3() -> Vector:
+    """The highest critical flag, and all advisory ones."""
+    return refused(file(latent(), flags=0xF8), "H-03", "unsupported")
+
+
+@vector
+def new_mode_4() -> Vector:
+    """Mode 4."""
+    return refused(file(latent(), mode=4), "H-04", "unsupported")
+
+
+@vector
+def new_mode_255() -> Vector:
+    """Mode 255."""
+    return refused(file(latent(), mode=255), "H-04", "unsupported")
+
+
+def partly_read(**fields: Any) -> Vector:
+    """A file whose symbols a reader of version 0 cannot have, while it reads size, mode, metadata and alpha."""
+    sections = [section("i", b"\0profile"), section("A", b"\0" + frame(b"\x40\x41")), section("L", b"of another kind")]
+    side = {
+        "expect": "unsupported",
+        "rule": "H-07",
+        "size": [2, 1],
+        "mode": "RGBA",
+        "rate": 128,
+        "alpha_sha256": sha256(b"\x40\x41"),
+        "metadata": {"i": sha256(b"profile")},
+    }
+    return Vector(file(*sections, width=2, mode="RGBA", **fields), side)
+
+
+@vector
+def new_space() -> Vector:
+    """An unknown latent space; metadata and alpha can be read."""
+    return partly_read(space=300)
+
+
+@vector
+def new_space_kept() -> Vector:
+    """A latent space that the registry keeps, and version 0 does not use."""
+    return partly_read(space=1)
+
+
+@vector
+def new_space_of_35_bits() -> Vector:
+    """The greatest number of a latent space that a varint can hold."""
+    return partly_read(space=2**35 - 1)
+
+
+@vector
+def new_quantiser() -> Vector:
+    """An unknown quantiser; metadata and alpha can be read."""
+    return partly_read(quantiser=1)
+
+
+@vector
+def new_payload_method() -> Vector:
+    """An unknown payload method; metadata and alpha can be read."""
+    return partly_read(payload=1)
+
+
+@vector
+def new_critical_section() -> Vector:
+    """An unknown section whose name is a capital."""
+    return refused(file(section("Q", b"anything"), latent()), "S-02", "unsupported")
+
+
+@vector
+def new_critical_section_kept() -> Vector:
+    """A critical section that the registry keeps, and version 0 does not use."""
+    return refused(file(section("P", b"palette"), latent()), "S-02", "unsupported")
+
+
+@vector
+def new_critical_section_named_0() -> Vector:
+    """An unknown section whose name is the byte 0: bit 5 is 0."""
+    return refused(file(section(0, b""), latent()), "S-02", "unsupported")
+
+
+@vector
+def new_metadata_method() -> Vector:
+    """Metadata stored by method 2."""
+    return refused(file(section("x", b"\2abc"), latent()), "M-02", "unsupported")
+
+
+@vector
+def new_alpha_filter() -> Vector:
+    """Alpha filter 3."""
+    return refused(file(section("A", b"\3" + frame(b"\0")), latent(), mode="LA"), "A-03", "unsupported")
+
+
+# Files above a limit
+
+
+@vector
+def limit_width_65536() -> Vector:
+    """A width of 65536."""
+    return refused(file(latent(), width=65536), "L-01", "limit")
+
+
+@vector
+def limit_height_65536() -> Vector:
+    """A height of 65536."""
+    return refused(file(latent(), height=65536), "L-01", "limit")
+
+
+@vector
+def limit_width_of_35_bits() -> Vector:
+    """The greatest number that a varint can hold as width."""
+    return refused(file(latent(), width=2**35 - 1), "L-01", "limit")
+
+
+@vector
+def limit_sections_65() -> Vector:
+    """One section more than there may be."""
+    names = [name for name in range(256) if name & 0x20 and chr(name) not in "iex"][:64]
+    return refused(file(*(section(name, b"") for name in names), latent()), "L-02", "limit")
+
+
+@vector
+def limit_length_2_31() -> Vector:
+    """A section declares one byte more than it may have."""
+    return refused(header() + section("L", bytes(9), length=varint(2**31)), "L-03", "limit")
+
+
+@vector
+def limit_rate_256() -> Vector:
+    """A rate of 256."""
+    return refused(file(latent(), rate=256), "L-05", "limit")
+
+
+@vector
+def limit_payload() -> Vector:
+    """A payload whose zstd frame holds one byte more than planes of 16 bits take."""
+    return refused(file(section("L", zeros_frame(CHANNELS * 3 + 1))), "L-04", "limit")
+
+
+@vector
+def limit_payload_bomb() -> Vector:
+    """A payload whose zstd frame holds 64 MiB for a picture of one pixel."""
+    return refused(file(section("L", zeros_frame(2**26))), "L-04", "limit")
+
+
+@vector
+def limit_payload_2_63() -> Vector:
+    """A payload whose zstd frame declares 2^63 bytes."""
+    data = MAGIC + b"\xc0\x88" + struct.pack("<Q", 2**63) + raw_block(b"abc")
+    return refused(file(section("L", data)), "L-04", "limit")
+
+
+@vector
+def limit_alpha() -> Vector:
+    """An alpha plane of 10 values for 3 x 3 pixels."""
+    block = b"\0" + frame(ALPHA + b"\0")
+    return refused(file(section("A", block), latent(), width=3, height=3, mode="RGBA"), "L-04", "limit")
+
+
+@vector
+def limit_metadata() -> Vector:
+    """Metadata of 2^24 + 1 bytes."""
+    return with_frame(zeros_frame(2**24 + 1), "L-06", "limit")
+
+
+# Files
+
+
+def readme(sides: dict[str, dict[str, Any]]) -> str:
+    """The table of vectors, in Markdown."""
+    rows = [f"| {name} | {side['comment']} | {side['rule'] or ''} |" for name, side in sides.items()]
+    intro = [
+        "# Test vectors",
+        "",
+        "Written by `spec/make_vectors.py`, as is this table. NAME.json says what a reader finds in NAME.sdl: `expect` is",
+        "`success` or the class of error (SPEC 2), `rule` the rule that the file breaks or shows. `symbols_sha256` is over",
+        "the symbols as int16, little-endian, in the order C, h, w; `alpha_sha256` over the alpha plane in rows; `metadata`",
+        "has the SHA-256 of each section's content. Files named `ok_` are read; `bad_` break a rule, `new_` need a newer",
+        "reader, `limit_` are above a limit. Those of rule H-07 also have what is read from a file without its symbols.",
+        "",
+        "| vector | what it tests | rule |",
+        "|---|---|---|",
+    ]
+    return "\n".join([*intro, *rows]) + "\n"
+
+
+def write(folder: Path) -> None:
+    """All vectors, their side files and the table, into an empty folder."""
+    sides = {}
+    for name, maker in MAKERS.items():
+        data, side = maker()
+        sides[name] = {"expect": side["expect"], "rule": side["rule"], "comment": maker.__doc__, **side}
+        (folder / f"{name}.sdl").write_bytes(data)
+        (folder / f"{name}.json").write_text(json.dumps(sides[name], indent=2) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(readme(sides), encoding="utf-8")
+
+
+def contents(path: Path) -> dict[str, Any]:
+    """What spec/reader.py finds in a file, in the words of a side file."""
+    found: dict[str, Any] = {"expect": "success"}
+    try:
+        container = reader.read_container(path.read_bytes())
+        facts = reader.report(container)
+        found |= {"size": [facts["width"], facts["height"]]}
+        found |= {key: facts[key] for key in ("mode", "rate", "alpha_sha256", "metadata")}
+        found["symbols_sha256"] = reader.symbols_hash(reader.read_symbols(container))
+    except reader.RefusedError as error:
+        found |= {"expect": error.kind, "rule": error.rule}
+    return found
+
+
+def differences(made: Path, kept: Path) -> list[str]:
+    """How the vectors of two folders differ, apart from the bytes of compressed blocks."""
+    names = [{path.name for path in folder.iterdir()} for folder in (made, kept)]
+    found = [f"{name} is in one of the folders only" for name in sorted(names[0] ^ names[1])]
+    for name in sorted(names[0] & names[1]):
+        if name.endswith(".sdl"):
+            if contents(made / name) != contents(kept / name):
+                found.append(f"{name} holds something else")
+        elif (made / name).read_bytes() != (kept / name).read_bytes():
+            found.append(f"{name} differs")
+        if name.endswith(".json"):
+            side = json.loads((kept / name).read_text(encoding="utf-8"))
+            read = contents((made / name).with_suffix(".sdl"))
+            found += [f"{name}: {key} is {read[key]!r}" for key in read.keys() & side.keys() if read[key] != side[key]]
+    return found
+
+
+def main() -> int:
+    """Write or check the vectors; returns the exit status."""
+    parser = argparse.ArgumentParser(description="Write spec/vectors.")
+    parser.add_argument("--check", action="store_true", help="compare with the vectors that are there, write nothing")
+    check = parser.parse_args().check
+    with tempfile.TemporaryDirectory() as temporary:
+        made = Path(temporary)
+        write(made)
+        if check:
+            found = differences(made, FOLDER)
+            sys.stdout.write("".join(f"{line}\n" for line in found))
+            return 1 if found else 0
+        # Made apart and then moved, so that no vector stays behind whose function is gone.
+        shutil.rmtree(FOLDER, ignore_errors=True)
+        shutil.copytree(made, FOLDER)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Tests.  `python -m pytest` from the repository root; no GPU, no network, no downloads."""
