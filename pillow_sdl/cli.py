@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
             help=f"file, existing folder, or - for standard output; default {default}, and - if INPUT is -",
         )  # fmt: skip
         command.add_argument("-f", "--force", action="store_true", help="replace an output that exists")
-        command.add_argument("--device", help="where the network runs: auto, cpu, cuda, cuda:N, mps, xpu")
+        command.add_argument("--device", type=_device, help="where the network runs: auto, cpu, cuda, cuda:N, mps, xpu")
     info = add("info", _info, "Say what .sdl files hold, without decoding them.")
     info.add_argument("--json", action="store_true", help="one JSON object a line, one for each input")
     add("verify", _verify, "Check .sdl files: every checksum, symbols, alpha, metadata.  Needs no network.")
@@ -87,6 +87,13 @@ def _quality(text: str) -> int:
     except ValueError:
         msg = f"must be a whole number from 0 to 100, not {text}"
         raise argparse.ArgumentTypeError(msg) from None
+
+
+def _device(text: str) -> str:
+    try:
+        return settings.Settings(device=text).device
+    except ValueError as exc:
+        raise argparse.ArgumentTypeError(str(exc)) from None
 
 
 # Reading and writing
@@ -254,11 +261,6 @@ def _verify(name: str, options: argparse.Namespace) -> None:
         print(f"{name}: good")
 
 
-def _device(options: argparse.Namespace) -> dict[str, str]:
-    device = getattr(options, "device", None)
-    return {} if device is None else {"device": device}
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run `sdl` and return its exit status (see EPILOG)."""
     parser = _parser()
@@ -269,27 +271,30 @@ def main(arguments: list[str] | None = None) -> int:
             parser.error("with several inputs, -o must be an existing folder")
         if STREAM in options.inputs:
             parser.error("standard input must be the only input")
+    device = getattr(options, "device", None)
     try:
-        settings.configure(**_device(options))
-    except ValueError as exc:
-        parser.error(str(exc))
-    failed = False
-    from tqdm import tqdm
-
-    many = len(options.inputs) > 1 and options.command in {"encode", "decode"} and not options.quiet
-    try:
-        for name in tqdm(options.inputs, unit="file", disable=None if many else True):
-            try:
-                options.run(name, options)
-            except UnidentifiedImageError:
-                print(f"sdl: {name}: not a picture that Pillow can read", file=sys.stderr)
-                failed = True
-            except (_Refused, OSError, ValueError, Image.DecompressionBombError) as exc:
-                print(f"sdl: {name}: {_reason(exc)}", file=sys.stderr)
-                failed = True
+        with settings.using(**({} if device is None else {"device": device})):
+            return _run_all(options)
     except KeyboardInterrupt:
         print("sdl: interrupted", file=sys.stderr)
         return 130
+
+
+def _run_all(options: argparse.Namespace) -> int:
+    """Do every input, whatever becomes of the others; 1 if one failed, else 0."""
+    from tqdm import tqdm
+
+    failed = False
+    many = len(options.inputs) > 1 and options.command in {"encode", "decode"} and not options.quiet
+    for name in tqdm(options.inputs, unit="file", disable=None if many else True):
+        try:
+            options.run(name, options)
+        except UnidentifiedImageError:
+            print(f"sdl: {name}: not a picture that Pillow can read", file=sys.stderr)
+            failed = True
+        except (_Refused, OSError, ValueError, Image.DecompressionBombError) as exc:
+            print(f"sdl: {name}: {_reason(exc)}", file=sys.stderr)
+            failed = True
     return 1 if failed else 0
 
 

@@ -3,12 +3,13 @@
     python -m training.export --run training/runs/NAME --data DIR
 
 Writes pillow_sdl/weights/sdl1.safetensors (running mean of the weights, float16), sdl1-tables.safetensors (steps of
-the quantiser, linear map of the preview), and the hash into pillow_sdl/models/cards.py.
+the quantiser, linear map of the preview), and their hashes into pillow_sdl/models/cards.py and spec/registry.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import re
 from pathlib import Path
 from typing import cast
@@ -62,6 +63,13 @@ def fit_preview(codec: Codec, photos: Photos, batches: int = 40) -> np.ndarray:
     return np.ascontiguousarray(torch.linalg.solve(gram + penalty, cross).numpy(), np.float16)
 
 
+def replace_once(path: Path, pattern: str, value: str) -> None:
+    """Put `value` after the pattern's first group in a text file."""
+    text, count = re.subn(pattern, lambda match: match[1] + value, path.read_text(), count=1, flags=re.DOTALL)
+    assert count == 1, f"{path} has nothing like {pattern}"
+    path.write_text(text)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True, help="folder of the checkpoint")
@@ -80,10 +88,11 @@ def main() -> None:
     save_file(tables, WEIGHTS / "sdl1-tables.safetensors")
     decoder = {name.removeprefix(DECODER): t for name, t in tensors.items() if name.startswith(DECODER)}
     found = tensor_hash(decoder).hex()
-    cards = WEIGHTS.parent / "models" / "cards.py"
-    cards.write_text(
-        re.sub(r'(name="embedded",.*?hash=")[0-9a-f]{32}"', rf'\g<1>{found}"', cards.read_text(), flags=re.DOTALL)
-    )
+    digest = hashlib.sha256((WEIGHTS / "sdl1-tables.safetensors").read_bytes()).hexdigest()
+    root = WEIGHTS.parent.parent
+    replace_once(root / "pillow_sdl/models/cards.py", r'(name="embedded",.*?hash=")[^"]+', found)
+    replace_once(root / "spec/registry.md", r"(\| embedded \| sdl1 \| )[^ ]+", found)
+    replace_once(root / "spec/registry.md", r"(sdl1-tables.safetensors` \| )[^ ]+", digest)
     print(f"hash {found}")
 
 
