@@ -15,7 +15,7 @@ Modes are stored as L, LA, RGB or RGBA.  Others are converted by one rule (`_pre
     CMYK, YCbCr, HSV, RGBX  RGB
     LAB                     RGB   through a D50 Lab profile to sRGB
 
-A colour key in `info["transparency"]` makes L LA and RGB RGBA.  Colours under full transparency are not kept: they
+A colour key in `info["transparency"]` makes 1 and L LA, and RGB RGBA.  Colours under full transparency are not kept: they
 are replaced by those of visible neighbours, which costs fewer bytes.
 """
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _GREY_MODES: Final = frozenset({"1", "L", "I", "F", "I;16", "I;16L", "I;16B", "I;16N", "LA", "La"})
+_WIDE_MODES: Final = frozenset({"I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
 _INFO_KEYS: Final = {sdl.Name.ICC: "icc_profile", sdl.Name.EXIF: "exif", sdl.Name.XMP: "xmp"}
 
 # What a profile says of the colours that it describes (ICC.1:2022, 7.2.6), by the stored mode it fits.
@@ -141,7 +142,8 @@ def _prepare(image: Image.Image) -> tuple[sdl.Mode, NDArray[np.uint8], NDArray[n
     """An image of any mode as stored mode, colours uint8 (H, W, 3), alpha uint8 (H, W) or None (module docstring)."""
     import numpy as np
 
-    grey, transparent = image.mode in _GREY_MODES, image.has_transparency_data
+    grey = image.mode in _GREY_MODES
+    transparent = image.has_transparency_data and image.mode not in _WIDE_MODES
     if image.mode == "F" and not np.isfinite(np.asarray(image)).all():
         msg = "an image of mode F with values that are not finite cannot be saved as SDL"
         raise ValueError(msg)
@@ -155,7 +157,9 @@ def _prepare(image: Image.Image) -> tuple[sdl.Mode, NDArray[np.uint8], NDArray[n
         image = Image.merge("RGB", image.split()[:3])
     if not transparent:
         mode = sdl.Mode.L if grey else sdl.Mode.RGB
-        return mode, np.asarray(image.convert("L").convert("RGB") if grey else image.convert("RGB")), None
+        if grey:
+            image = image.convert("L")
+        return mode, np.asarray(image if image.mode == "RGB" else image.convert("RGB")), None
     image = image.convert("RGBA")
     alpha = image.getchannel("A")
     if alpha.getextrema()[0] == 0:

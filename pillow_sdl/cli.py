@@ -256,7 +256,11 @@ def _info(name: str, options: argparse.Namespace) -> None:
 
 
 def _verify(name: str, options: argparse.Namespace) -> None:
-    codec.verify(_read_container(name))
+    with _open_image(name) as image:
+        if not isinstance(image, SdlImageFile):
+            msg = "not an SDL file"
+            raise _Refused(msg)
+        image.verify()
     if not options.quiet:
         print(f"{name}: good")
 

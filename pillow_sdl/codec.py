@@ -160,8 +160,10 @@ def verify(file: Container) -> None:
 def _assemble(colour: NDArray[np.uint8], alpha: NDArray[np.uint8] | None, mode: Mode) -> NDArray[np.uint8]:
     """Bands of a mode, uint8 (H, W, bands), from colour (H, W, 3) and alpha (H, W)."""
     if mode in (Mode.L, Mode.LA):
-        grey = np.dot(colour, np.array(LUMA, np.float32))
-        colour = np.rint(grey).astype(np.uint8)[:, :, None]
+        grey = np.empty((*colour.shape[:2], 1), np.uint8)
+        for row, line in zip(grey, colour, strict=True):  # A row at a time: floats take four times the room.
+            row[:, 0] = np.rint(line @ np.array(LUMA, np.float32))
+        colour = grey
     return colour if alpha is None else np.concatenate([colour, alpha[:, :, None]], axis=2)
 
 

@@ -67,7 +67,7 @@ def read_all(data: bytes) -> Container:
     return file
 
 
-def header_bytes(  # noqa: PLR0913  a header has this many fields
+def header_bytes(
     version: int = 0,
     flags: int = 0,
     mode: int = 2,

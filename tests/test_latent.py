@@ -6,6 +6,7 @@ import struct
 import tracemalloc
 from fractions import Fraction
 from math import floor
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -13,11 +14,13 @@ import zstandard
 from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from numpy.typing import NDArray
 
 from pillow_sdl import alpha, errors, zstdframe
 from pillow_sdl.errors import LimitError, MalformedError, SdlError, UnsupportedError
 from pillow_sdl.latent import entropy, preview, quantize, spaces
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 TABLE = spaces.by_name("sdl1").tables.log2_steps
 
@@ -38,9 +41,10 @@ def latents_of_symbols(draw: st.DrawFn) -> NDArray[np.int16]:
     return np.stack(planes)
 
 
-def frame(content: bytes, **options: bool) -> bytes:
+def frame(content: bytes, *, write_content_size: bool = True, write_checksum: bool = False) -> bytes:
     """A zstd frame, made without the library."""
-    return zstandard.ZstdCompressor(**options).compress(content)
+    compressor = zstandard.ZstdCompressor(write_content_size=write_content_size, write_checksum=write_checksum)
+    return compressor.compress(content)
 
 
 def stored_frame(content: bytes, *, window_log: int | None = None) -> bytes:
@@ -132,21 +136,13 @@ def test_the_nearest_symbol_is_taken(latent: NDArray[np.float32]) -> None:
     assert (np.abs(found - latent) <= 0.5001 * step[:, None, None]).all()
 
 
-@given(hnp.arrays(np.float32, (2, 3, 4), elements=st.floats(-1000, 1000, width=32)), st.floats(0, 0.5))
-def test_less_rounding_brings_symbols_nearer_to_zero(latent: NDArray[np.float32], rounding: float) -> None:
-    """A wider dead zone never makes a symbol larger, changes its sign, or moves it by more than one."""
+@given(hnp.arrays(np.float32, (2, 3, 4), elements=st.floats(-1000, 1000, width=32)))
+def test_quantising_mirrors_signs(latent: NDArray[np.float32]) -> None:
+    """A latent's sign means nothing to it, and the latent is left as it was."""
     step = np.array([0.5, 3], np.float32)
-    nearest = quantize.quantize(latent, step).astype(int)
-    found = quantize.quantize(latent, step, rounding).astype(int)
-    assert (np.abs(found) <= np.abs(nearest)).all()
-    assert (np.abs(nearest - found) <= 1).all()
-    assert (found * nearest >= 0).all()
-
-
-def test_quantising_mirrors_signs() -> None:
-    """Rounding is by magnitude, so that a latent's sign means nothing to it."""
-    latent = np.array([[[0.5, 1.49, 1.5, 2.5, -0.5, -1.49, -1.5, -2.5]]], np.float32)
-    assert quantize.quantize(latent, np.ones(1, np.float32)).ravel().tolist() == [1, 1, 2, 3, -1, -1, -2, -3]
+    before = latent.copy()
+    assert np.array_equal(quantize.quantize(-latent, step), -quantize.quantize(latent, step))
+    assert np.array_equal(latent, before)
 
 
 def test_symbols_are_clipped() -> None:
@@ -246,7 +242,7 @@ def test_a_payload_has_no_checksum_of_its_own() -> None:
 
 def test_an_unknown_method_is_no_value_to_encode_with() -> None:
     """What a caller passes is a ValueError, what a file says is not."""
-    with pytest.raises(ValueError, match="0 .zstd., not 9"):
+    with pytest.raises(ValueError, match=r"0 \(zstd\), not 9"):
         entropy.encode(np.zeros((1, 1, 1), np.int16), 9)
     with pytest.raises(UnsupportedError, match="method 9"):
         entropy.decode(b"", (1, 1, 1), 9)

@@ -26,6 +26,7 @@ from pillow_sdl.models.store import DECODER, WEIGHTS, tensor_hash
 from training.data import Photos
 from training.train import Codec, averaged
 
+PREVIEW_CROP = 256
 RIDGE = 1e-3
 """Weight against large entries in the preview's map, in units of the mean variance of a channel."""
 
@@ -48,7 +49,7 @@ def fit_preview(codec: Codec, photos: Photos, batches: int = 40) -> np.ndarray:
     cross = torch.zeros(size, 3 * BLOCK * BLOCK, dtype=torch.float64)
     for index in range(batches):
         generator = np.random.default_rng(index)
-        pixels = photos.batch(8, 256, generator)
+        pixels = photos.batch(8, PREVIEW_CROP, generator)
         rate = torch.from_numpy(generator.random(len(pixels), dtype=np.float32))
         steps = codec.rate_model.steps(rate)
         latent = (codec.autoencoder.encoder(pixels) / steps).round() * steps
@@ -57,7 +58,8 @@ def fit_preview(codec: Codec, photos: Photos, batches: int = 40) -> np.ndarray:
         gram += rows.T @ rows
         cross += rows.T @ wanted.permute(0, 2, 3, 1).reshape(len(rows), -1).double()
     mean_variance = gram.diagonal()[:-1].mean()
-    penalty = RIDGE * mean_variance * torch.eye(size, dtype=torch.float64)
+    # The small number keeps the system solvable where every symbol is zero.
+    penalty = (RIDGE * mean_variance + 1e-9) * torch.eye(size, dtype=torch.float64)
     penalty[-1, -1] = 0
     # In C order: safetensors writes an array as it lies in memory.
     return np.ascontiguousarray(torch.linalg.solve(gram + penalty, cross).numpy(), np.float16)
@@ -70,11 +72,11 @@ def replace_once(path: Path, pattern: str, value: str) -> None:
     path.write_text(text)
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True, help="folder of the checkpoint")
     parser.add_argument("--data", type=Path, required=True, help="folder of training photos, for the preview's map")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     codec = read_codec(options.run)
     tensors = {name: tensor.half().numpy() for name, tensor in codec.autoencoder.state_dict().items()}
     assert all(np.isfinite(tensor).all() for tensor in tensors.values()), "a weight overflows float16"
@@ -83,7 +85,7 @@ def main() -> None:
     steps = codec.rate_model.log2_steps.detach().numpy()
     tables = {
         "log2_steps": np.rint(steps * STEP_UNIT).astype(np.int16),
-        "preview": fit_preview(codec, Photos(options.data, 256)),
+        "preview": fit_preview(codec, Photos(options.data, PREVIEW_CROP)),
     }
     save_file(tables, WEIGHTS / "sdl1-tables.safetensors")
     decoder = {name.removeprefix(DECODER): t for name, t in tensors.items() if name.startswith(DECODER)}

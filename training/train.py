@@ -81,7 +81,12 @@ def averaged(codec: Codec) -> torch.optim.swa_utils.AveragedModel:
 
 
 def compute_loss(
-    codec: Codec, pixels: Tensor, rate: Tensor, metrics: tuple[Lpips, Dists], options: argparse.Namespace, done: float
+    codec: Codec,
+    pixels: Tensor,
+    rate: Tensor,
+    metrics: tuple[Lpips, Dists | None],
+    options: argparse.Namespace,
+    done: float,
 ) -> tuple[Tensor, dict[str, float]]:
     """Loss of a batch and its parts, for the log."""
     lpips, dists = metrics
@@ -104,7 +109,7 @@ def compute_loss(
         seen = lpips(output[:, :, top:, left:], pixels[:, :, top:, left:])
         distortion = distortion + perceptual * options.lpips_weight * seen
         parts["lpips"] = seen.mean().item()
-    if options.dists_weight and done >= options.dists_from:
+    if dists is not None and done >= options.dists_from:
         some = slice(0, options.dists_crops)
         seen = dists(output[some], pixels[some])
         distortion[some] += options.dists_weight * seen
@@ -137,7 +142,7 @@ def validate(codec: Codec, photos: Photos, lpips: Lpips, device: torch.device) -
     return found
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of training photos")
     parser.add_argument("--validation", type=Path, help="folder of photos for the log's validation figures")
@@ -156,7 +161,7 @@ def main() -> None:
     parser.add_argument("--perceptual-ramp", type=float, nargs=2, default=(0.12, 0.3), metavar=("START", "END"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--every", type=int, default=250, help="steps between checkpoints")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(options.seed)
@@ -164,7 +169,8 @@ def main() -> None:
     photos = Photos(options.data, options.crop)
     held_out = Photos(options.validation, 256) if options.validation else None
     print(f"{len(photos)} photos, device {device}", flush=True)
-    metrics = Lpips(options.metrics).to(device), Dists(options.metrics).to(device)
+    lpips = Lpips(options.metrics).to(device)
+    dists = Dists(options.metrics).to(device) if options.dists_weight else None
 
     codec = Codec().to(device)
     for parameter in codec.parameters():
@@ -190,7 +196,7 @@ def main() -> None:
         torch.manual_seed(options.seed * 1_000_003 + step)
         pixels = photos.batch(options.batch, options.crop, generator).to(device, memory_format=torch.channels_last)
         rate = torch.from_numpy(generator.random(options.batch, dtype=np.float32)).to(device)
-        loss, parts = compute_loss(codec, pixels, rate, metrics, options, step / options.steps)
+        loss, parts = compute_loss(codec, pixels, rate, (lpips, dists), options, step / options.steps)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(codec.parameters(), 1.0)
@@ -206,7 +212,7 @@ def main() -> None:
             row: dict[str, float] = {"step": step, "seconds": time.monotonic() - started}
             row |= {name: float(np.mean([parts[name] for parts in history if name in parts])) for name in names}
             if held_out is not None:
-                row |= validate(cast("Codec", average.module), held_out, metrics[0], device)
+                row |= validate(cast("Codec", average.module), held_out, lpips, device)
             print("  ".join(f"{name} {value:.4g}" for name, value in row.items()), flush=True)
             with (options.run / "log.csv").open("a", newline="") as file:
                 csv.writer(file).writerow([f"{name}={value:.6g}" for name, value in row.items()])

@@ -1,0 +1,118 @@
+"""Training runs, resumes exactly, and its checkpoint becomes what ships."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from pillow_sdl.latent import spaces
+from training import train
+
+LPIPS_SHAPES = {"conv0": (64, 3, 11), "conv1": (192, 64, 5), "conv2": (384, 192, 3), "conv3": (256, 384, 3)}
+LPIPS_SHAPES |= {"conv4": (256, 256, 3)}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two pictures, and LPIPS weights of the right shapes with random values."""
+    folder = tmp_path_factory.mktemp("data")
+    for index in range(2):
+        Image.effect_noise((160, 140), 80).convert("RGB").save(folder / f"{index}.png")
+    generator = torch.Generator().manual_seed(0)
+    weights = {}
+    for index, (name, (outputs, inputs, size)) in enumerate(LPIPS_SHAPES.items()):
+        weights[f"{name}.weight"] = torch.randn(outputs, inputs, size, size, generator=generator) / (inputs * size)
+        weights[f"{name}.bias"] = torch.zeros(outputs)
+        weights[f"lin{index}.weight"] = torch.rand(1, outputs, 1, 1, generator=generator)
+    save_file(weights, folder / "lpips_alex.safetensors")
+    return folder
+
+
+def arguments(data: Path, run: Path, *more: str) -> list[str]:
+    """A run of 4 tiny steps."""
+    fixed = ["--data", str(data), "--metrics", str(data), "--run", str(run), "--steps", "4", "--every", "2"]
+    return [*fixed, "--batch", "2", "--crop", "64", "--perceptual-ramp", "0", "0.5", *more]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    """The trained weights of a run."""
+    state = torch.load(run / "checkpoint.pt", weights_only=True)
+    found: dict[str, torch.Tensor] = state["codec"]
+    return found
+
+
+def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped after the checkpoint of step 2 and started again, it ends with the weights of an unbroken run."""
+    train.main(arguments(data, tmp_path / "whole"))
+
+    calls = 0
+    compute = train.compute_loss
+
+    def stop_at_third(*given: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+        return compute(*given)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(train, "compute_loss", stop_at_third)
+        with pytest.raises(KeyboardInterrupt):
+            train.main(arguments(data, tmp_path / "broken"))
+    train.main(arguments(data, tmp_path / "broken"))
+
+    whole, broken = weights(tmp_path / "whole"), weights(tmp_path / "broken")
+    assert whole.keys() == broken.keys()
+    for name, tensor in whole.items():
+        torch.testing.assert_close(broken[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
+    assert len((tmp_path / "broken" / "log.csv").read_text().splitlines()) == 2
+
+
+def test_training_changes_every_network(data: Path, tmp_path: Path) -> None:
+    """Encoder, decoder, context model and tables all get gradients."""
+    train.main(arguments(data, tmp_path, "--seed", "5"))
+    torch.manual_seed(5)
+    before = train.Codec().state_dict()
+    after = weights(tmp_path)
+    for part in ("autoencoder.encoder", "autoencoder.decoder", "rate_model.context", "rate_model.log2_steps"):
+        names = [name for name in before if name.startswith(part)]
+        assert names
+        assert any(not torch.equal(before[name], after[name]) for name in names), part
+
+
+def test_a_checkpoint_becomes_weights_tables_and_hashes(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Export writes what the package reads, and puts the hashes where the tests of the specification look."""
+    from pillow_sdl.models import store
+    from training import export
+
+    root = tmp_path / "project"
+    for name in ("pillow_sdl/models/cards.py", "spec/registry.md"):
+        target = root / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(Path(__file__).parent.parent / name, target)
+    monkeypatch.setattr(export, "WEIGHTS", root / "pillow_sdl" / "weights")
+    monkeypatch.setattr(export, "PREVIEW_CROP", 64)
+    train.main(arguments(data, tmp_path / "run"))
+    export.main(["--run", str(tmp_path / "run"), "--data", str(data)])
+
+    from safetensors.numpy import load_file
+
+    tensors = load_file(root / "pillow_sdl" / "weights" / "sdl1.safetensors")
+    decoder = {n.removeprefix("decoder."): t for n, t in tensors.items() if n.startswith("decoder.")}
+    found = store.tensor_hash(decoder).hex()
+    assert f'hash="{found}"' in (root / "pillow_sdl/models/cards.py").read_text()
+    assert f"| embedded | sdl1 | {found} |" in (root / "spec/registry.md").read_text()
+    tables = load_file(root / "pillow_sdl" / "weights" / "sdl1-tables.safetensors")
+    assert tables["log2_steps"].dtype == np.int16
+    assert tables["log2_steps"].shape[1] == spaces.by_name("sdl1").channels
+    assert tables["preview"].shape == (spaces.by_name("sdl1").channels + 1, 192)
