@@ -15,7 +15,7 @@ Modes are stored as L, LA, RGB or RGBA.  Others are converted by one rule (`_pre
     CMYK, YCbCr, HSV, RGBX  RGB
     LAB                     RGB   through a D50 Lab profile to sRGB
 
-A colour key in `info["transparency"]` makes 1 and L LA, and RGB RGBA.  Colours under full transparency are not kept: they
+A colour key in `info["transparency"]` makes L LA, and RGB RGBA; in other modes it is ignored.  Colours under full transparency are not kept: they
 are replaced by those of visible neighbours, which costs fewer bytes.
 """
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _GREY_MODES: Final = frozenset({"1", "L", "I", "F", "I;16", "I;16L", "I;16B", "I;16N", "LA", "La"})
-_WIDE_MODES: Final = frozenset({"I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
+_TRANSPARENT_MODES: Final = frozenset({"L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa"})
 _INFO_KEYS: Final = {sdl.Name.ICC: "icc_profile", sdl.Name.EXIF: "exif", sdl.Name.XMP: "xmp"}
 
 # What a profile says of the colours that it describes (ICC.1:2022, 7.2.6), by the stored mode it fits.
@@ -78,6 +78,11 @@ class SdlImageFile(ImageFile.ImageFile):
         with self._load_lock:
             return super().load()
 
+    def load_seek(self, pos: int) -> None:
+        """Seek in the file.  That it is here tells `ImageFile.Parser` to wait for the whole file."""
+        assert self.fp is not None
+        self.fp.seek(pos)
+
     def load_end(self) -> None:
         """Say in `info["sdl_decoder"]` what made the pixels: a model's name, or "preview"."""
         from . import codec
@@ -85,16 +90,19 @@ class SdlImageFile(ImageFile.ImageFile):
         self.info["sdl_decoder"] = "preview" if self._is_preview else codec.decoder(self._header).name
 
     def draft(self, mode: str | None, size: tuple[int, int] | None) -> tuple[str, tuple[int, int, float, float]] | None:
-        """Set the image up to load as a preview of at least `size` pixels, straight from the latent.
+        """Set the image up to load as a preview, straight from the latent.
 
-        Called by `thumbnail`.  A preview needs no network and takes milliseconds; it is at most half the picture's
-        size.  Does nothing if that is too small, or if `size` is None.   mode: ignored.
+        size: a box; the preview is at least as large as the whole picture fitted into it, as `thumbnail`, which calls
+        this with twice its own size, means it.   mode: ignored.
+        A preview needs no network and takes milliseconds; it is at most half the picture's size.  Does nothing if that
+        is too small, or if `size` is None.
         """
         if len(self.tile) != 1 or size is None:
             return None
         from . import codec
 
-        scale = codec.preview_scale(self._header, *size)
+        fit = min(size[0] / self._header.width, size[1] / self._header.height)
+        scale = codec.preview_scale(self._header, fit * self._header.width, fit * self._header.height)
         if scale is None:
             return None
         self._is_preview = True
@@ -143,7 +151,7 @@ def _prepare(image: Image.Image) -> tuple[sdl.Mode, NDArray[np.uint8], NDArray[n
     import numpy as np
 
     grey = image.mode in _GREY_MODES
-    transparent = image.has_transparency_data and image.mode not in _WIDE_MODES
+    transparent = image.has_transparency_data and image.mode in _TRANSPARENT_MODES
     if image.mode == "F" and not np.isfinite(np.asarray(image)).all():
         msg = "an image of mode F with values that are not finite cannot be saved as SDL"
         raise ValueError(msg)
@@ -153,6 +161,8 @@ def _prepare(image: Image.Image) -> tuple[sdl.Mode, NDArray[np.uint8], NDArray[n
         # Pillow converts I;16 by its high byte, but its other byte orders not at all.
         values = np.asarray(image).astype(np.uint16) >> 8
         image = Image.fromarray(values.astype(np.uint8))
+    elif image.mode == "La":
+        image = image.convert("LA")
     elif image.mode == "RGBX":
         image = Image.merge("RGB", image.split()[:3])
     if not transparent:
@@ -170,16 +180,18 @@ def _prepare(image: Image.Image) -> tuple[sdl.Mode, NDArray[np.uint8], NDArray[n
 def _fill_transparent(image: Image.Image) -> Image.Image:
     """RGBA -> RGBA whose fully transparent pixels have the colours of visible neighbours.
 
-    Pixels are averaged into ever smaller pictures, and holes filled from the next smaller one.
+    Pixels are averaged into ever smaller pictures, and holes filled from the next smaller one, in the end with black.
     """
     image = image.copy()
     image.putalpha(image.getchannel("A").point(lambda value: 255 if value else 0))
     pyramid = [image]
     while max(pyramid[-1].size) > 1:
         pyramid.append(pyramid[-1].reduce(2))
-    filled = pyramid.pop().convert("RGB").convert("RGBA")
+    filled = Image.new("RGBA", (1, 1))
     for level in reversed(pyramid):
-        filled = Image.alpha_composite(filled.resize(level.size, Image.Resampling.BILINEAR), level)
+        filled = filled.resize(level.size, Image.Resampling.BILINEAR)
+        filled.putalpha(255)
+        filled = Image.alpha_composite(filled, level)
     return filled
 
 
@@ -218,7 +230,9 @@ def save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
 
     names = ("quality", "model", "quantizer", "payload")
     chosen = {name: im.encoderinfo[name] for name in names if im.encoderinfo.get(name) is not None}
-    codec.EncodeOptions(**chosen)  # A wrong option is told before any work is done.
+    # What is wrong with the call is told before any work is done.
+    codec.EncodeOptions(**chosen)
+    codec.check_size(*im.size)
     mode, pixels, alpha = _prepare(im)
     options = codec.EncodeOptions(**chosen, **_metadata(im, mode))
     fp.write(codec.encode(pixels, alpha, mode=mode, options=options))

@@ -55,7 +55,9 @@ class EncodeOptions:
     xmp: bytes = b""
 
     def __post_init__(self) -> None:
-        if type(self.quality) is not int or not 0 <= self.quality <= 100:
+        # NumPy's integers are welcome, True and False are not.
+        whole = hasattr(self.quality, "__index__") and not isinstance(self.quality, bool)
+        if not whole or not 0 <= self.quality <= 100:
             msg = f"quality must be a whole number from 0 to 100, not {self.quality!r}"
             raise ValueError(msg)
         cards.by_name(self.model)
@@ -73,7 +75,14 @@ class EncodeOptions:
     @property
     def rate(self) -> int:
         """The header's rate code, 0..255, of the quality."""
-        return round(self.quality * (spaces.RATES - 1) / 100)
+        return round(int(self.quality) * (spaces.RATES - 1) / 100)
+
+
+def check_size(width: int, height: int) -> None:
+    """Raise ValueError for a size that the format cannot hold."""
+    if not (0 < width <= sdl.MAX_SIDE and 0 < height <= sdl.MAX_SIDE):
+        msg = f"an image of {width} x {height} cannot be saved as SDL: sides must be 1 to {sdl.MAX_SIDE} pixels"
+        raise ValueError(msg)
 
 
 def encode(
@@ -92,9 +101,7 @@ def encode(
 
     options = options or EncodeOptions()
     height, width = pixels.shape[:2]
-    if not (0 < width <= sdl.MAX_SIDE and 0 < height <= sdl.MAX_SIDE):
-        msg = f"an image of {width} x {height} cannot be saved as SDL: sides must be 1 to {sdl.MAX_SIDE} pixels"
-        raise ValueError(msg)
+    check_size(width, height)
     card = cards.by_name(options.model)
     space = spaces.by_name(card.space)
     step = quantize.steps(space.tables.log2_steps, options.rate)
@@ -199,7 +206,7 @@ def preview_size(header: Header, scale: int) -> tuple[int, int]:
     return -(-header.width // reduction), -(-header.height // reduction)
 
 
-def preview_scale(header: Header, width: int, height: int) -> int | None:
+def preview_scale(header: Header, width: float, height: float) -> int | None:
     """Fewest pixels per latent position whose preview is at least width x height, or None if none is."""
     for scale in linear.SCALES:
         found = preview_size(header, scale)

@@ -148,6 +148,17 @@ def write_varint(value: int) -> bytes:
     return bytes(out)
 
 
+def _read_up_to(stream: IO[bytes], count: int) -> bytes:
+    """The next `count` bytes of a stream, or what there is.
+
+    In pieces: a stream may set aside all that it is asked for, and `count` is only what the file claims.
+    """
+    data = bytearray()
+    while len(data) < count and (piece := stream.read(min(count - len(data), READ_SIZE))):
+        data += piece
+    return bytes(data)
+
+
 class _Cursor:
     """A place in a stream, with the bytes read since `start` for the next CRC."""
 
@@ -159,17 +170,13 @@ class _Cursor:
         self.seen = bytearray()
 
     def read(self, count: int, what: str) -> bytes:
-        first = len(self.seen)
-        while missing := count - (len(self.seen) - first):
-            # In pieces: a stream may set aside all that it is asked for, and `count` is only what the file claims.
-            piece = self.stream.read(min(missing, READ_SIZE))
-            if not piece:
-                end = self.offset + count - missing
-                msg = f"file ends at byte {end}, within {what}"
-                raise TruncatedError(msg, offset=end, section=self.section, rule="F-02")
-            self.seen += piece
-        self.offset += count
-        return bytes(self.seen[first:])
+        data = _read_up_to(self.stream, count)
+        self.offset += len(data)
+        if len(data) < count:
+            msg = f"file ends at byte {self.offset}, within {what}"
+            raise TruncatedError(msg, offset=self.offset, section=self.section, rule="F-02")
+        self.seen += data
+        return data
 
     def varint(self, what: str, limit: int) -> int:
         """A varint of at most `limit`: shortest form only, at most 5 bytes (rules V-01, V-02)."""
@@ -205,7 +212,7 @@ def read_header(stream: IO[bytes]) -> tuple[Header, int]:
     Raises SyntaxError if the signature is missing, UnsupportedError for another version or an unknown critical
     flag, else MalformedError, LimitError.
     """
-    if stream.read(len(SIGNATURE)) != SIGNATURE:
+    if _read_up_to(stream, len(SIGNATURE)) != SIGNATURE:
         msg = "not an SDL file"
         raise SyntaxError(msg)
     cursor = _Cursor(stream, len(SIGNATURE), "header")

@@ -42,9 +42,11 @@ def current() -> Settings:
 
     Raises ValueError if PILLOW_SDL_DEVICE holds no device.
     """
-    if found := _context.get():
-        return found
-    return _process if _process is not None else Settings(device=os.environ.get("PILLOW_SDL_DEVICE") or "auto")
+    return _context.get() or _of_process()
+
+
+def _of_process() -> Settings:
+    return _process or Settings(device=os.environ.get("PILLOW_SDL_DEVICE") or "auto")
 
 
 def configure(**options: Any) -> Settings:
@@ -53,7 +55,7 @@ def configure(**options: Any) -> Settings:
     Options not named keep their value.  Raises TypeError for an unknown option, ValueError for a bad value.
     """
     global _process  # noqa: PLW0603  one immutable object is replaced, which threads see whole
-    _process = replace(_process or current(), **options)
+    _process = replace(_of_process(), **options)
     return _process
 
 

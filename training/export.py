@@ -90,6 +90,8 @@ def main(arguments: list[str] | None = None) -> None:
     save_file(tables, WEIGHTS / "sdl1-tables.safetensors")
     decoder = {name.removeprefix(DECODER): t for name, t in tensors.items() if name.startswith(DECODER)}
     found = tensor_hash(decoder).hex()
+    for path in WEIGHTS.glob("sdl1*.safetensors"):
+        path.chmod(0o644)
     digest = hashlib.sha256((WEIGHTS / "sdl1-tables.safetensors").read_bytes()).hexdigest()
     root = WEIGHTS.parent.parent
     replace_once(root / "pillow_sdl/models/cards.py", r'(name="embedded",.*?hash=")[^"]+', found)

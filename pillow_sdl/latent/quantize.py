@@ -51,8 +51,9 @@ def quantize(latent: NDArray[np.float32], step: NDArray[np.float32]) -> NDArray[
     if not np.isfinite(scaled).all():
         msg = "the latent holds values that are not finite"
         raise ValueError(msg)
-    rounded = np.rint(scaled, out=scaled)
-    return np.clip(rounded, -MAX_SYMBOL, MAX_SYMBOL, out=rounded).astype(np.int16)
+    np.rint(scaled, out=scaled)
+    np.clip(scaled, -MAX_SYMBOL, MAX_SYMBOL, out=scaled)
+    return scaled.astype(np.int16)
 
 
 def dequantize(symbols: NDArray[np.int16], step: NDArray[np.float32]) -> NDArray[np.float32]:

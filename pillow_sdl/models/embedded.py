@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..errors import ModelMismatchError
 from .tiling import tiles
 
 if TYPE_CHECKING:
@@ -145,14 +146,18 @@ class EmbeddedModel:
     def __init__(self, tensors: Mapping[str, NDArray[np.generic]], device: str) -> None:
         """tensors: as stored, names beginning "encoder." and "decoder.".   device: see `settings.Settings`.
 
-        Raises ValueError if the device is not to be had.
+        Raises ModelMismatchError if they do not fit, ValueError if the device is not to be had.
         """
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         with torch.device("meta"):
             network = EmbeddedAutoencoder()
         state = {name: _as_parameter(tensor) for name, tensor in tensors.items()}
-        network.load_state_dict(state, assign=True)
+        try:
+            network.load_state_dict(state, assign=True)
+        except RuntimeError as exc:
+            msg = f"the weights do not fit the network: {str(exc).splitlines()[-1].strip()}"
+            raise ModelMismatchError(msg) from exc
         network.requires_grad_(requires_grad=False)
         try:
             self._network = network.eval().to(device)

@@ -24,7 +24,12 @@ HASH_LENGTH: Final = 16
 DECODER: Final = "decoder."
 
 # NumPy's dtype names in the spelling of safetensors, which the hash is defined on.
-_DTYPES: Final = {"float16": "F16", "float32": "F32", "float64": "F64", "int8": "I8", "int16": "I16", "int32": "I32"}
+_DTYPES: Final = {
+    "bool": "BOOL",
+    **{f"float{bits}": f"F{bits}" for bits in (16, 32, 64)},
+    **{f"int{bits}": f"I{bits}" for bits in (8, 16, 32, 64)},
+    **{f"uint{bits}": f"U{bits}" for bits in (8, 16, 32, 64)},
+}
 
 
 Progress: TypeAlias = "Callable[[int, int], None]"
@@ -99,8 +104,8 @@ def _read(card: ModelCard) -> dict[str, NDArray[np.generic]]:
     except FileNotFoundError as exc:
         msg = f"the weights of model {card.name} are missing: {path}; reinstall pillow-sdl"
         raise ModelNotFoundError(msg, model_id=card.hash, searched=(str(path),)) from exc
-    except SafetensorError as exc:
-        msg = f"the weights of model {card.name} are damaged: {path}; reinstall pillow-sdl"
+    except (SafetensorError, KeyError, TypeError) as exc:  # the latter two: a dtype that NumPy has not, as bfloat16
+        msg = f"the weights of model {card.name} cannot be read: {path}; reinstall pillow-sdl"
         raise ModelMismatchError(msg, expected=card.hash) from exc
     decoder = {name.removeprefix(DECODER): t for name, t in tensors.items() if name.startswith(DECODER)}
     found = tensor_hash(decoder).hex()
