@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from benchmarks.codecs import FORMATS, Encoded, decode, largest_within, nearest
 from benchmarks.metrics import Dists, Lpips, psnr
+from pillow_sdl.models import cards
 
 ANCHOR = "WebP"
 METRICS = ("psnr", "lpips", "dists")
@@ -130,6 +131,7 @@ def run(images: Path, metrics: Path, output: Path, rates: list[float], limit: in
     paths = sorted(path for path in images.iterdir() if path.suffix.lower() in {".png", ".jpg", ".jpeg"})[:limit]
     rows: list[dict[str, Any]] = []
     setting = {"rates": rates, "formats": [(c.name, c.options) for c in FORMATS], "versions": versions()}
+    setting |= {"model": [card.sha256 for card in cards.CARDS], "images": images.name}
     setting = json.loads(json.dumps(setting))
     if output.exists():
         earlier = json.loads(output.read_text())

@@ -6,13 +6,15 @@ import argparse
 import time
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from benchmarks.codecs import FORMATS, decode, largest_within
 
 PHOTO = Path(__file__).resolve().parent.parent / "docs" / "grace_hopper.jpg"
 CAPTION = 34
 GAP = 8
+LARGEST = 1024
+"""Longest side of a picture on the sheet."""
 
 
 def compose(panels: list[tuple[str, Image.Image]], columns: int) -> Image.Image:
@@ -38,34 +40,32 @@ def main() -> None:
         "-o", "--output", type=Path, default=Path("side_by_side.png"), help="the picture that is written"
     )
     options = parser.parse_args()
-    with Image.open(options.photo) as source:
-        image = source.convert("RGB")
+    try:
+        with Image.open(options.photo) as source:
+            image = ImageOps.exif_transpose(source).convert("RGB")
+    except OSError as exc:
+        parser.error(f"{options.photo}: {exc.strerror or exc}")
     sdl = next(codec for codec in FORMATS if codec.name == "SDL")
-    sdl.encode(image, options.quality)  # The first encode of a process loads torch and the weights.
-    started = time.perf_counter()
+    decode(sdl.encode(image, options.quality))  # The first time loads torch and the weights.
     data = sdl.encode(image, options.quality)
-    encode_s = time.perf_counter() - started
     file = options.output.with_suffix(".sdl")
     file.write_bytes(data)
 
     print(f"{options.photo.name}: {image.width} x {image.height}, {image.width * image.height * 3:,} bytes of pixels")
-    print(f"{'format':8}{'bytes':>9}{'bits/pixel':>12}{'quality':>9}")
-    panels = [(f"original, {options.photo.stat().st_size:,} bytes", image)]
-    decode_s = 0.0
+    print(f"{'format':8}{'bytes':>9}{'bits/pixel':>12}{'quality':>9}{'encode s':>10}{'decode s':>10}")
+    panels = [(f"original, {options.photo.stat().st_size:,} bytes", image.copy())]
     for codec in FORMATS:
-        found = largest_within(codec, image, len(data)) if codec is not sdl else None
-        content, quality = (found.data, found.quality) if found else (data, options.quality)
-        picture, seconds = decode(content)
-        if codec is sdl:
-            decode_s = seconds
+        quality = options.quality if codec is sdl else largest_within(codec, image, len(data)).quality
+        started = time.perf_counter()
+        content = codec.encode(image, quality)
+        encode_s = time.perf_counter() - started
+        picture, decode_s = decode(content)
         note = "" if len(content) <= len(data) else "  cannot be smaller"
-        print(
-            f"{codec.name:8}{len(content):9,}{8 * len(content) / (image.width * image.height):12.3f}{quality:9}{note}"
-        )
+        bpp = 8 * len(content) / (image.width * image.height)
+        print(f"{codec.name:8}{len(content):9,}{bpp:12.3f}{quality:9}{encode_s:10.3f}{decode_s:10.3f}{note}")
         panels.append((f"{codec.name}, {len(content):,} bytes", picture))
-    print(
-        f"SDL took {encode_s:.2f} s to encode and {decode_s:.2f} s to decode, once torch and the weights were loaded."
-    )
+    for _, picture in panels:
+        picture.thumbnail((LARGEST, LARGEST))
     compose(panels, 5 if image.height > image.width else 3).save(options.output)
     print(f"Wrote {file} and {options.output}.  What SDL shows is partly invented: compare before you rely on it.")
 

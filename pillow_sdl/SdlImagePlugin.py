@@ -28,6 +28,7 @@ from PIL import Image, ImageFile
 
 from . import container as sdl
 from . import zstdframe
+from .errors import MalformedError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,14 +70,20 @@ class SdlImageFile(ImageFile.ImageFile):
                 data = zstdframe.unpack(section.data, section=section.label)
                 self.info[_INFO_KEYS[section.name]] = data
         self._is_preview = False
-        self.tile = [ImageFile._Tile("sdl", (0, 0, *self.size), 0, (None,))]
+        self.tile = [ImageFile._Tile("sdl", (0, 0, *self.size), 0, (header, None))]
 
     def load(self) -> Image.core.PixelAccess | None:  # type: ignore[name-defined]  # as Pillow itself declares it
         """Decode the picture, once: other threads that ask for it wait."""
         if not self.tile:
             return super().load()
         with self._load_lock:
-            return super().load()
+            try:
+                return super().load()
+            except BaseException:
+                if self.tile:
+                    # Not decoded: drop the empty picture that Pillow has made, whose size a later draft() changes.
+                    self._im = None
+                raise
 
     def load_seek(self, pos: int) -> None:
         """Seek in the file.  That it is here tells `ImageFile.Parser` to wait for the whole file."""
@@ -84,10 +91,19 @@ class SdlImageFile(ImageFile.ImageFile):
         self.fp.seek(pos)
 
     def load_end(self) -> None:
-        """Say in `info["sdl_decoder"]` what made the pixels: a model's name, or "preview"."""
+        """Say in `info["sdl_decoder"]` what made the pixels.
+
+        A model's name; "NAME in place of HASH" if it is not the file's own but another of its latent space
+        (SPEC 7.2); or "preview".
+        """
         from . import codec
 
-        self.info["sdl_decoder"] = "preview" if self._is_preview else codec.decoder(self._header).name
+        if self._is_preview:
+            self.info["sdl_decoder"] = "preview"
+            return
+        card = codec.decoder(self._header)
+        exact = card.hash == self._header.model.hex()
+        self.info["sdl_decoder"] = card.name if exact else f"{card.name} in place of {self._header.model.hex()}"
 
     def draft(self, mode: str | None, size: tuple[int, int] | None) -> tuple[str, tuple[int, int, float, float]] | None:
         """Set the image up to load as a preview, straight from the latent.
@@ -107,7 +123,7 @@ class SdlImageFile(ImageFile.ImageFile):
             return None
         self._is_preview = True
         self._size = codec.preview_size(self._header, scale)
-        self.tile = [ImageFile._Tile("sdl", (0, 0, *self._size), 0, (scale,))]
+        self.tile = [ImageFile._Tile("sdl", (0, 0, *self._size), 0, (self._header, scale))]
         # The last column and row may lie in part beyond the picture's edge: the box says how much of them counts.
         reduction = codec.preview_reduction(self._header, scale)
         return self.mode, (0, 0, self._header.width / reduction, self._header.height / reduction)
@@ -124,13 +140,25 @@ class SdlImageFile(ImageFile.ImageFile):
 
         try:
             self.fp.seek(0)
-            codec.verify(sdl.read(self.fp))
+            codec.verify(_read_again(self.fp, self._header))
         finally:
             super().verify()
 
 
+def _read_again(fp: IO[bytes], header: sdl.Header) -> sdl.Container:
+    """The whole file, which must be the one whose header was read before."""
+    msg = "the file has changed since it was opened"
+    try:
+        file = sdl.read(fp)
+    except SyntaxError as exc:
+        raise MalformedError(msg, section="header", rule="F-01") from exc
+    if file.header != header:
+        raise MalformedError(msg, section="header")
+    return file
+
+
 class SdlDecoder(ImageFile.PyDecoder):
-    """Reads a whole file and decodes it.   args: (scale of the preview, or None for the picture)."""
+    """Reads a whole file and decodes it.   args: (header, scale of the preview or None for the picture)."""
 
     _pulls_fd = True
 
@@ -139,8 +167,8 @@ class SdlDecoder(ImageFile.PyDecoder):
         from . import codec
 
         assert self.fd is not None
-        file = sdl.read(self.fd)
-        scale = self.args[0]
+        header, scale = self.args
+        file = _read_again(self.fd, header)
         pixels = codec.decode(file) if scale is None else codec.preview(file, scale)
         self.set_as_raw(pixels.tobytes())
         return -1, 0
@@ -170,7 +198,8 @@ def _prepare(image: Image.Image) -> tuple[sdl.Mode, NDArray[np.uint8], NDArray[n
         if grey:
             image = image.convert("L")
         return mode, np.asarray(image if image.mode == "RGB" else image.convert("RGB")), None
-    image = image.convert("RGBA")
+    if image.mode != "RGBA":
+        image = image.convert("RGBA")
     alpha = image.getchannel("A")
     if alpha.getextrema()[0] == 0:
         image = _fill_transparent(image)
@@ -188,7 +217,8 @@ def _fill_transparent(image: Image.Image) -> Image.Image:
     while max(pyramid[-1].size) > 1:
         pyramid.append(pyramid[-1].reduce(2))
     filled = Image.new("RGBA", (1, 1))
-    for level in reversed(pyramid):
+    while pyramid:
+        level = pyramid.pop()
         filled = filled.resize(level.size, Image.Resampling.BILINEAR)
         filled.putalpha(255)
         filled = Image.alpha_composite(filled, level)
@@ -215,13 +245,13 @@ def _metadata(image: Image.Image, mode: sdl.Mode) -> dict[str, Any]:
     if icc_profile is None and "icc_profile" not in options:
         found = image.info.get("icc_profile")
         icc_profile = found if found and found[16:20] == _ICC_SPACES[mode.name] else b""
-    exif = options.get("exif") or b""
-    if isinstance(exif, Image.Exif):
+    exif = options.get("exif")
+    if isinstance(exif, Image.Exif):  # Before its truth is asked for: one with nothing but a GPS part counts as empty.
         exif = exif.tobytes()
     xmp = options.get("xmp") or b""
     if isinstance(xmp, str):
         xmp = xmp.encode()
-    return {"icc_profile": icc_profile or b"", "exif": exif, "xmp": xmp}
+    return {"icc_profile": icc_profile or b"", "exif": exif or b"", "xmp": xmp}
 
 
 def save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
@@ -229,6 +259,10 @@ def save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
     from . import codec
 
     names = ("quality", "model", "quantizer", "payload")
+    for name in ("target_bytes", "effort"):
+        if im.encoderinfo.get(name) is not None:
+            msg = f"{name} is not available in this version; quality is"
+            raise ValueError(msg)
     chosen = {name: im.encoderinfo[name] for name in names if im.encoderinfo.get(name) is not None}
     # What is wrong with the call is told before any work is done.
     codec.EncodeOptions(**chosen)

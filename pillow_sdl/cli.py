@@ -6,6 +6,7 @@ import argparse
 import io
 import json
 import os
+import stat
 import sys
 import tempfile
 from contextlib import contextmanager
@@ -29,12 +30,38 @@ exit status:
   1    at least one input could not be read, decoded or written; the others were done
   2    wrong command line; nothing was done
   130  interrupted
+  141  whatever read the output stopped reading
 
 environment:
   PILLOW_SDL_DEVICE  where networks run: auto, cpu, cuda, cuda:N, mps, xpu
 """
 
 SECTION_NAMES = {"header": "header", "i": "ICC profile", "e": "Exif", "x": "XMP", "A": "alpha", "L": "latent"}
+
+
+# TIFF's tags for size, strips and tiles, compression, colour coding, XMP and ICC profile.
+LAYOUT_TAGS = frozenset(
+    {
+        254,
+        255,
+        *range(256, 260),
+        262,
+        266,
+        273,
+        *range(277, 280),
+        284,
+        317,
+        320,
+        322,
+        323,
+        324,
+        325,
+        338,
+        339,
+        700,
+        34675,
+    }
+)
 
 
 class _Refused(Exception):  # noqa: N818  not an error of the program
@@ -67,7 +94,10 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     encode.add_argument("--strip", action="store_true", help="do not keep Exif, XMP and ICC profile")
     decode = add("decode", _decode, "Turn .sdl files into pictures of another format.")
-    decode.add_argument("--format", default="png", help="format of the output where its name does not tell: png, ...")
+    decode.add_argument(
+        "--format", type=_suffix, default=".png", metavar="EXTENSION",
+        help="format of the output where its name does not tell, default png",
+    )  # fmt: skip
     for command, default in ((encode, "INPUT.sdl"), (decode, "INPUT.FORMAT")):
         command.add_argument(
             "-o", "--output", metavar="OUTPUT",
@@ -89,6 +119,25 @@ def _quality(text: str) -> int:
         raise argparse.ArgumentTypeError(msg) from None
 
 
+def _format_of(suffix: str) -> str:
+    """Pillow's name of the format that an extension stands for.  Raises _Refused if Pillow writes none."""
+    Image.init()
+    kind = Image.registered_extensions().get(suffix)
+    if kind is None or kind not in Image.SAVE:
+        msg = f"no format that Pillow writes has the extension {suffix}"
+        raise _Refused(msg)
+    return kind
+
+
+def _suffix(text: str) -> str:
+    suffix = f".{text.lower().lstrip('.')}"
+    try:
+        _format_of(suffix)
+    except _Refused as exc:
+        raise argparse.ArgumentTypeError(str(exc)) from None
+    return suffix
+
+
 def _device(text: str) -> str:
     try:
         return settings.Settings(device=text).device
@@ -99,13 +148,13 @@ def _device(text: str) -> str:
 # Reading and writing
 
 
-def _read(name: str) -> bytes:
-    return sys.stdin.buffer.read() if name == STREAM else Path(name).read_bytes()
-
-
 def _read_container(name: str) -> sdl.Container:
+    """A file's header and sections, read no further than they go."""
     try:
-        return sdl.read(io.BytesIO(_read(name)))
+        if name == STREAM:
+            return sdl.read(sys.stdin.buffer)
+        with Path(name).open("rb") as file:
+            return sdl.read(file)
     except SyntaxError as exc:
         raise _Refused(str(exc)) from exc
 
@@ -115,6 +164,9 @@ def _output(name: str, options: argparse.Namespace, suffix: str) -> str:
     given: str | None = options.output
     if given is None:
         return STREAM if name == STREAM else str(Path(name).with_suffix(suffix))
+    if given.endswith(("/", os.sep)) and not Path(given).is_dir():
+        msg = f"there is no folder {given}"
+        raise _Refused(msg)
     if given != STREAM and Path(given).is_dir():
         if name == STREAM:
             msg = f"standard input has no name to write under in folder {given}: give -o a file"
@@ -125,7 +177,14 @@ def _output(name: str, options: argparse.Namespace, suffix: str) -> str:
 
 def _check_output(name: str, output: str, options: argparse.Namespace) -> None:
     """Refuse an output that would lose something."""
-    if output == STREAM or not Path(output).exists():
+    if output == STREAM:
+        return
+    place = os.path.normcase(os.path.realpath(output))
+    if place in options.written:
+        msg = f"another input of this run was written to {output}"
+        raise _Refused(msg)
+    options.written.add(place)
+    if not Path(output).exists():
         return
     if name != STREAM and Path(output).samefile(name):
         msg = f"output and input are the same file: {output}"
@@ -141,15 +200,18 @@ def _write(output: str, data: bytes) -> None:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
         return
-    path = Path(output)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    path = Path(os.path.realpath(output))  # A link goes on pointing where it does.
+    if path.exists() and not path.is_file():  # A device, a pipe.
+        path.write_bytes(data)
+        return
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".sdl-")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
-        # mkstemp makes files that only their owner may read: give the usual permissions.
+        # mkstemp makes files that only their owner may read: give those of the old file, or the usual ones.
         mask = os.umask(0)
         os.umask(mask)
-        Path(temporary).chmod(0o666 & ~mask)
+        Path(temporary).chmod(stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o666 & ~mask)
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -189,15 +251,23 @@ def _say(options: argparse.Namespace, text: str) -> None:
 
 
 def _open_image(name: str) -> Image.Image:
-    source: str | IO[bytes] = io.BytesIO(_read(name)) if name == STREAM else name
+    source: str | IO[bytes] = io.BytesIO(sys.stdin.buffer.read()) if name == STREAM else name
     return Image.open(source)
 
 
 def _metadata(image: Image.Image) -> dict[str, Any]:
-    """Exif, XMP and ICC profile of an opened image, as options of `save`."""
-    exif = image.info.get("exif") or (image.getexif().tobytes() if len(image.getexif()) else None)
-    found = {"exif": exif, "xmp": image.info.get("xmp")}
+    """Exif and XMP of an opened image, as options of `save`."""
+    found = {"exif": image.info.get("exif") or _tags(image), "xmp": image.info.get("xmp")}
     return {key: value for key, value in found.items() if value}
+
+
+def _tags(image: Image.Image) -> bytes:
+    """Exif of formats that hold it in another form, such as TIFF, less what describes how the pixels lie in the file."""
+    exif = image.getexif()
+    for tag in LAYOUT_TAGS.intersection(exif):
+        del exif[tag]
+    data = exif.tobytes()
+    return b"" if data == Image.Exif().tobytes() else data
 
 
 def _encode(name: str, options: argparse.Namespace) -> None:
@@ -217,13 +287,9 @@ def _encode(name: str, options: argparse.Namespace) -> None:
 
 
 def _decode(name: str, options: argparse.Namespace) -> None:
-    Image.init()
-    output = _output(name, options, f".{options.format.lower().lstrip('.')}")
-    suffix = f".{options.format.lower().lstrip('.')}" if output == STREAM else Path(output).suffix.lower()
-    kind = Image.registered_extensions().get(suffix)
-    if kind is None or kind not in Image.SAVE:
-        msg = f"no format that Pillow writes has the extension {suffix or '(none)'}"
-        raise _Refused(msg)
+    output = _output(name, options, options.format)
+    suffix = "" if output == STREAM else Path(output).suffix.lower()
+    kind = _format_of(suffix or options.format)
     _check_output(name, output, options)
     with _open_image(name) as image, _tile_bar(name, options):
         if not isinstance(image, SdlImageFile):
@@ -276,12 +342,27 @@ def main(arguments: list[str] | None = None) -> int:
         if STREAM in options.inputs:
             parser.error("standard input must be the only input")
     device = getattr(options, "device", None)
+    options.written = set()
+    for stream in (sys.stdout, sys.stderr):
+        # A name that the terminal's encoding lacks must not make a good file look bad.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        settings.current()
+    except ValueError as exc:  # of the environment
+        parser.error(f"PILLOW_SDL_DEVICE: {exc}")
     try:
         with settings.using(**({} if device is None else {"device": device})):
-            return _run_all(options)
+            status = _run_all(options)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         print("sdl: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        # Python flushes standard output once more when it ends: give it somewhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return status
 
 
 def _run_all(options: argparse.Namespace) -> int:
@@ -293,18 +374,23 @@ def _run_all(options: argparse.Namespace) -> int:
     for name in tqdm(options.inputs, unit="file", disable=None if many else True):
         try:
             options.run(name, options)
-        except UnidentifiedImageError:
-            print(f"sdl: {name}: not a picture that Pillow can read", file=sys.stderr)
-            failed = True
-        except (_Refused, OSError, ValueError, Image.DecompressionBombError) as exc:
+        except BrokenPipeError:
+            raise
+        except Exception as exc:  # noqa: BLE001  other formats' plugins raise anything
             print(f"sdl: {name}: {_reason(exc)}", file=sys.stderr)
             failed = True
     return 1 if failed else 0
 
 
-def _reason(exc: BaseException) -> str:
-    """An error in words: the system's, without the number and the name that stand before it already."""
-    return exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
+def _reason(exc: Exception) -> str:
+    """An error in words."""
+    if isinstance(exc, UnidentifiedImageError):
+        return "not a picture that Pillow can read"
+    if isinstance(exc, OSError) and exc.strerror:
+        return exc.strerror  # Without the number, and the name that stands before it already.
+    if isinstance(exc, (_Refused, OSError, ValueError, Image.DecompressionBombError)):
+        return str(exc)
+    return f"{type(exc).__name__}: {exc}"
 
 
 if __name__ == "__main__":

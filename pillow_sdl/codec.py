@@ -102,6 +102,14 @@ def encode(
     options = options or EncodeOptions()
     height, width = pixels.shape[:2]
     check_size(width, height)
+    if pixels.dtype != np.uint8 or pixels.shape[2:] != (3,):
+        msg = f"pixels must be uint8 (H, W, 3), not {pixels.dtype} {pixels.shape}"
+        raise ValueError(msg)
+    if mode.has_alpha != (alpha is not None) or (alpha is not None and alpha.shape != (height, width)):
+        msg = (
+            f"mode {mode.name} {'needs an alpha plane of the size of the pixels' if mode.has_alpha else 'has no alpha'}"
+        )
+        raise ValueError(msg)
     card = cards.by_name(options.model)
     space = spaces.by_name(card.space)
     step = quantize.steps(space.tables.log2_steps, options.rate)

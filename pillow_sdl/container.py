@@ -88,7 +88,7 @@ class Header(NamedTuple):
                 write_varint(self.sections),
             ]
         )
-        return body + _crc(body)
+        return body + zlib.crc32(body).to_bytes(4, "little")
 
 
 class Section(NamedTuple):
@@ -98,9 +98,12 @@ class Section(NamedTuple):
     data: bytes
 
     def to_bytes(self) -> bytes:
-        """Name, length, data, CRC."""
-        body = self.name + write_varint(len(self.data)) + self.data
-        return body + _crc(body)
+        """Name, length, data, CRC.  LimitError if the data is longer than a section may be."""
+        if len(self.data) > MAX_SECTION_LENGTH:
+            msg = f"section {self.label} has {len(self.data)} bytes; at most {MAX_SECTION_LENGTH} are allowed"
+            raise LimitError(msg)
+        start = self.name + write_varint(len(self.data))
+        return b"".join([start, self.data, zlib.crc32(self.data, zlib.crc32(start)).to_bytes(4, "little")])
 
     @property
     def label(self) -> str:
@@ -121,11 +124,7 @@ class Container(NamedTuple):
     def to_bytes(self) -> bytes:
         """The file."""
         header = self.header._replace(sections=len(self.sections))
-        return header.to_bytes() + b"".join(section.to_bytes() for section in self.sections)
-
-
-def _crc(data: bytes) -> bytes:
-    return zlib.crc32(data).to_bytes(4, "little")
+        return b"".join([header.to_bytes(), *(section.to_bytes() for section in self.sections)])
 
 
 def label(name: bytes) -> str:
@@ -160,14 +159,14 @@ def _read_up_to(stream: IO[bytes], count: int) -> bytes:
 
 
 class _Cursor:
-    """A place in a stream, with the bytes read since `start` for the next CRC."""
+    """A place in a stream, with the CRC of the bytes read since `start`."""
 
     def __init__(self, stream: IO[bytes], offset: int, section: str) -> None:
         self.stream = stream
         self.offset = offset
         self.section = section
         self.start = offset
-        self.seen = bytearray()
+        self.crc = 0
 
     def read(self, count: int, what: str) -> bytes:
         data = _read_up_to(self.stream, count)
@@ -175,7 +174,7 @@ class _Cursor:
         if len(data) < count:
             msg = f"file ends at byte {self.offset}, within {what}"
             raise TruncatedError(msg, offset=self.offset, section=self.section, rule="F-02")
-        self.seen += data
+        self.crc = zlib.crc32(data, self.crc)
         return data
 
     def varint(self, what: str, limit: int) -> int:
@@ -198,12 +197,12 @@ class _Cursor:
         return value
 
     def check_crc(self, rule: str) -> None:
-        expected = _crc(bytes(self.seen))
-        start = self.start
-        found = self.read(4, "a checksum")
-        if found != expected:
-            msg = f"checksum of {self.section} differs: the file is damaged between bytes {start} and {self.offset}"
-            raise ChecksumError(msg, offset=start, section=self.section, rule=rule)
+        expected = self.crc.to_bytes(4, "little")
+        if self.read(4, "a checksum") != expected:
+            msg = (
+                f"checksum of {self.section} differs: the file is damaged between bytes {self.start} and {self.offset}"
+            )
+            raise ChecksumError(msg, offset=self.start, section=self.section, rule=rule)
 
 
 def read_header(stream: IO[bytes]) -> tuple[Header, int]:
@@ -217,7 +216,7 @@ def read_header(stream: IO[bytes]) -> tuple[Header, int]:
         raise SyntaxError(msg)
     cursor = _Cursor(stream, len(SIGNATURE), "header")
     cursor.start = 0
-    cursor.seen += SIGNATURE
+    cursor.crc = zlib.crc32(SIGNATURE)
     version = cursor.read(1, "the format version")[0]
     if version != FORMAT_VERSION:
         msg = f"format version {version} found; this reader knows version {FORMAT_VERSION} only"

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import types
 
 LEVEL: Final = 19
+FAST: Final = 3
 MAGIC: Final = b"\x28\xb5\x2f\xfd"
 """First bytes of a zstd frame; a skippable frame has others, and is none here."""
 
@@ -30,13 +31,13 @@ def _zstandard() -> types.ModuleType:
     return zstandard
 
 
-def compress(*parts: bytes) -> bytes:
+def compress(*parts: bytes, level: int = LEVEL) -> bytes:
     """One frame of all parts, with its content size and without a checksum: the container's CRC covers it.
 
     Each part begins a new zstd block, and so has Huffman tables of its own: worth it where statistics change.
     """
     zstandard = _zstandard()
-    compressor = zstandard.ZstdCompressor(level=LEVEL, write_content_size=True, write_checksum=False)
+    compressor = zstandard.ZstdCompressor(level=level, write_content_size=True, write_checksum=False)
     if len(parts) == 1:
         result: bytes = compressor.compress(parts[0])
         return result
@@ -66,8 +67,12 @@ def decompress(frame: bytes, *, limit: int, section: str) -> bytes:
     if size > limit:
         msg = f"the zstd frame of section {section} declares {size} bytes, {limit} are allowed"
         raise LimitError(msg)
+    window = zstandard.get_frame_parameters(frame).window_size
+    if window > MAX_WINDOW:
+        msg = f"the zstd frame of section {section} asks for a window of {window} bytes, {MAX_WINDOW} are granted"
+        raise LimitError(msg)
     damaged = f"the zstd frame of section {section} is damaged, or bytes follow it"
-    decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW)
+    decompressor = zstandard.ZstdDecompressor()
     try:
         if size:
             result: bytes = decompressor.decompress(frame, allow_extra_data=False)

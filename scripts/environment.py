@@ -14,9 +14,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def run(*command: str | Path) -> None:
-    """Run a command in the project's folder, and stop with its exit status if it fails."""
-    status = subprocess.run([str(part) for part in command], cwd=ROOT, check=False).returncode
+def run(*command: str | Path, folder: Path | None = ROOT) -> None:
+    """Run a command in a folder (None: the caller's), and stop with its exit status if it fails."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    status = subprocess.run([str(part) for part in command], cwd=folder, env=environment, check=False).returncode
     if status:
         sys.exit(status)
 

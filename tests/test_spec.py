@@ -37,6 +37,7 @@ VECTORS = SPEC / "vectors"
 NAMES = sorted(path.stem for path in VECTORS.glob("*.sdl"))
 
 UNTESTABLE = {
+    "D-02": "what a reader tells its user: tests/test_store.py holds the library to it",
     "D-01": "a file without any model for its latent space: the library has a model for the only space it knows",
 }
 """Rules without a vector, and why."""
@@ -346,11 +347,8 @@ def test_registry_has_the_latent_spaces() -> None:
     """Number, name, channels and factor of the spaces in use are the library's, and no number stands twice."""
     numbers = [row["number"] for row in _table("Latent spaces")]
     assert len(numbers) == len(set(numbers))
-    found = [
-        spaces.LatentSpace(int(row["number"]), row["name"], int(row["channels"]), int(row["factor"]))
-        for row in _in_use("Latent spaces")
-    ]
-    assert found == list(spaces.SPACES)
+    found = [(row["number"], row["name"], row["channels"], row["factor"]) for row in _in_use("Latent spaces")]
+    assert found == [(str(s.code), s.name, str(s.channels), str(s.factor)) for s in spaces.SPACES]
 
 
 @pytest.mark.parametrize(("heading", "known"), [("Quantisers", codec.QUANTIZERS), ("Payload methods", codec.PAYLOADS)])

@@ -262,7 +262,7 @@ def test_a_file_of_an_unknown_model_is_decoded_by_another(plain_file: bytes) -> 
     image = images.opened(images.with_header(plain_file, model=bytes(range(16))))
     assert image.info["sdl_model"] == bytes(range(16)).hex()
     image.load()
-    assert image.info["sdl_decoder"] == "embedded"
+    assert image.info["sdl_decoder"] == f"embedded in place of {bytes(range(16)).hex()}"
     assert image.tobytes() == images.opened(plain_file).tobytes()
 
 

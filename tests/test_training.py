@@ -96,7 +96,7 @@ def test_a_checkpoint_becomes_weights_tables_and_hashes(
     from training import export
 
     root = tmp_path / "project"
-    for name in ("pillow_sdl/models/cards.py", "spec/registry.md"):
+    for name in ("pillow_sdl/models/cards.py", "pillow_sdl/latent/spaces.py", "spec/registry.md"):
         target = root / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(Path(__file__).parent.parent / name, target)

@@ -3,7 +3,10 @@
     python -m training.export --run training/runs/NAME --data DIR
 
 Writes pillow_sdl/weights/sdl1.safetensors (running mean of the weights, float16), sdl1-tables.safetensors (steps of
-the quantiser, linear map of the preview), and their hashes into pillow_sdl/models/cards.py and spec/registry.md.
+the quantiser, linear map of the preview), and their hashes into models/cards.py, latent/spaces.py and spec/registry.md.
+
+Files name the latent space.  Once files of sdl1 are in the world, retrained weights are another space: give it a new
+name and number here and in the registry, and keep the old weights.
 """
 
 from __future__ import annotations
@@ -20,9 +23,9 @@ from safetensors.numpy import save_file
 from torch.nn import functional as F
 
 from pillow_sdl.latent.preview import BLOCK
-from pillow_sdl.latent.spaces import STEP_UNIT
+from pillow_sdl.latent.spaces import STEP_UNIT, WEIGHTS
 from pillow_sdl.models.embedded import LATENT_CHANNELS
-from pillow_sdl.models.store import DECODER, WEIGHTS, tensor_hash
+from pillow_sdl.models.store import DECODER, tensor_hash
 from training.data import Photos
 from training.train import Codec, averaged
 
@@ -92,11 +95,16 @@ def main(arguments: list[str] | None = None) -> None:
     found = tensor_hash(decoder).hex()
     for path in WEIGHTS.glob("sdl1*.safetensors"):
         path.chmod(0o644)
-    digest = hashlib.sha256((WEIGHTS / "sdl1-tables.safetensors").read_bytes()).hexdigest()
+    digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in WEIGHTS.glob("sdl1*.safetensors")}
+    tables_digest = digests["sdl1-tables.safetensors"]
     root = WEIGHTS.parent.parent
     replace_once(root / "pillow_sdl/models/cards.py", r'(name="embedded",.*?hash=")[^"]+', found)
     replace_once(root / "spec/registry.md", r"(\| embedded \| sdl1 \| )[^ ]+", found)
-    replace_once(root / "spec/registry.md", r"(sdl1-tables.safetensors` \| )[^ ]+", digest)
+    replace_once(root / "spec/registry.md", r"(sdl1-tables.safetensors` \| )[^ ]+", tables_digest)
+    replace_once(root / "pillow_sdl/latent/spaces.py", r'(name="sdl1",.*?tables_sha256=")[^"]+', tables_digest)
+    replace_once(
+        root / "pillow_sdl/models/cards.py", r'(name="embedded",.*?sha256=")[^"]+', digests["sdl1.safetensors"]
+    )
     print(f"hash {found}")
 
 

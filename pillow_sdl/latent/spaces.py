@@ -6,6 +6,7 @@ in `weights/`: the quantiser's steps, and the linear map that shows a picture wi
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from ..errors import UnsupportedError
+from ..errors import ModelMismatchError, ModelNotFoundError, UnsupportedError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,12 +30,16 @@ STEP_UNIT: Final = 256
 
 @dataclass(frozen=True, slots=True)
 class LatentSpace:
-    """One row of the registry.   code: its number in a header.   factor: pixels per latent position, each axis."""
+    """One row of the registry.
+
+    code: its number in a header.   factor: pixels per latent position, each axis.   tables_sha256: of its tables' file.
+    """
 
     code: int
     name: str
     channels: int
     factor: int
+    tables_sha256: str
 
     def shape(self, width: int, height: int) -> tuple[int, int, int]:
         """(C, h, w) of the latent of an image of width x height pixels: padded up to whole positions (SPEC 8.1)."""
@@ -42,8 +47,11 @@ class LatentSpace:
 
     @property
     def tables(self) -> Tables:
-        """The space's tables, read once.  Takes numpy and a small file, no network."""
-        return _tables(self.name)
+        """The space's tables, read once.  Takes numpy and a small file, no network.
+
+        Raises ModelNotFoundError or ModelMismatchError if the file is missing or not the registry's.
+        """
+        return _tables(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +63,32 @@ class Tables:
 
 
 @cache
-def _tables(name: str) -> Tables:
-    from safetensors.numpy import load_file
+def _tables(space: LatentSpace) -> Tables:
+    from safetensors.numpy import load
 
-    arrays = load_file(WEIGHTS / f"{name}-tables.safetensors")
+    path = WEIGHTS / f"{space.name}-tables.safetensors"
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as exc:
+        msg = f"the tables of latent space {space.name} are missing: {path}; reinstall pillow-sdl"
+        raise ModelNotFoundError(msg, model_id=space.name, searched=(str(path),)) from exc
+    found = hashlib.sha256(data).hexdigest()
+    if found != space.tables_sha256:
+        msg = f"the tables in {path} have SHA-256 {found}; those of {space.name} have {space.tables_sha256}"
+        raise ModelMismatchError(msg, expected=space.tables_sha256, found=found)
+    arrays = load(data)
     return Tables(arrays["log2_steps"], arrays["preview"].astype(np.float32))
 
 
-SPACES: Final = (LatentSpace(code=16, name="sdl1", channels=96, factor=16),)
+SPACES: Final = (
+    LatentSpace(
+        code=16,
+        name="sdl1",
+        channels=96,
+        factor=16,
+        tables_sha256="2ac3cb9758d4d0ea583c10a0bc0db3ebbf09cea001d0a8059f5ac7fca784902c",
+    ),
+)
 """Codes 1 to 4 are kept for sd1, sdxl, sd3 and flux1 (spec/registry.md)."""
 
 

@@ -13,7 +13,8 @@ class ModelCard:
     """One row.
 
     name: as in `save(model=...)`.   space: name of its latent space.   architecture: which class builds it.
-    hash: first 16 bytes of the decoder's hash (SPEC 7.2), hexadecimal.   file: in the package's weights folder.
+    hash: first 16 bytes of the decoder's hash (SPEC 7.2), hexadecimal: what files name.
+    file, sha256: in the package's weights folder, and the SHA-256 of the whole of it, the encoder included.
     licence: of the weights, an SPDX expression.
     """
 
@@ -22,6 +23,7 @@ class ModelCard:
     architecture: str
     hash: str
     file: str
+    sha256: str
     licence: str
 
 
@@ -32,6 +34,7 @@ CARDS: Final = (
         architecture="embedded",
         hash="70463b2def9b665585ff99b8ce00331e",
         file="sdl1.safetensors",
+        sha256="6d55ec5f336c0235022b5053bbb0b387b32afbd0054e986d80da272561f48c26",
         licence="Apache-2.0",
     ),
 )

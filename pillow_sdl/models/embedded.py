@@ -21,6 +21,7 @@ Source: our own; blocks after He et al. 2016 (arXiv 1512.03385), sub-pixel convo
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -28,11 +29,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import ModelMismatchError
+from ..errors import ModelError, ModelMismatchError
 from .tiling import tiles
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -166,6 +167,20 @@ class EmbeddedModel:
             raise ValueError(msg) from exc
         self._device = torch.device(device)
 
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        """Float32 without gradients, whatever the caller has set torch to; its errors as ModelError."""
+        try:
+            with (
+                torch.inference_mode(),
+                torch.autocast(self._device.type, enabled=False),
+                torch.backends.cudnn.flags(allow_tf32=False),
+            ):
+                yield
+        except RuntimeError as exc:
+            msg = f"the network failed on {self._device}: {str(exc).splitlines()[0]}"
+            raise ModelError(msg) from exc
+
     def encode(self, pixels: NDArray[np.uint8], progress: Progress | None = None) -> NDArray[np.float32]:
         """Pixels uint8 (H, W, 3) -> latent float32 (96, h, w), h = H / 16 rounded up.
 
@@ -178,7 +193,7 @@ class EmbeddedModel:
             piece = pixels[rows.start * FACTOR : rows.stop * FACTOR, columns.start * FACTOR : columns.stop * FACTOR]
             missing = -piece.shape[0] % FACTOR, -piece.shape[1] % FACTOR
             piece = np.pad(piece, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
-            with torch.inference_mode():
+            with self._running():
                 batch = torch.from_numpy(piece).to(self._device)
                 found = self._network.encoder(batch.permute(2, 0, 1)[None].float() / 255)[0].cpu().numpy()
             latent[:, rows.keep_start : rows.keep_stop, columns.keep_start : columns.keep_stop] = found[
@@ -192,11 +207,11 @@ class EmbeddedModel:
         """Latent float32 (96, h, w), quantised at rate code 0..255 -> pixels uint8 (16h, 16w, 3)."""
         height, width = latent.shape[1:]
         pixels = np.empty((height * FACTOR, width * FACTOR, 3), np.uint8)
-        level = torch.tensor([rate / 255], device=self._device)
+        level = torch.tensor([rate / 255], dtype=torch.float32, device=self._device)
         todo = tiles(height, width, DECODER_MARGIN)
         for done, (rows, columns) in enumerate(todo, 1):
             piece = latent[:, rows.start : rows.stop, columns.start : columns.stop]
-            with torch.inference_mode():
+            with self._running():
                 batch = torch.from_numpy(np.ascontiguousarray(piece))[None].to(self._device)
                 found = self._network.decoder(batch.contiguous(memory_format=torch.channels_last), level)[0]
                 found = found.mul_(255).round_().clamp_(0, 255).byte().permute(1, 2, 0).cpu().numpy()

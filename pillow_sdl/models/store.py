@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 import numpy as np
 
 from .. import settings
 from ..errors import BackendError, ModelMismatchError, ModelNotFoundError
+from ..latent import spaces
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from .cards import ModelCard
 
-WEIGHTS: Final = Path(__file__).parent.parent / "weights"
+WEIGHTS: Final = spaces.WEIGHTS
 HASH_LENGTH: Final = 16
 DECODER: Final = "decoder."
 
@@ -96,20 +97,26 @@ def _build(card: ModelCard, device: str) -> Autoencoder:
 
 def _read(card: ModelCard) -> dict[str, NDArray[np.generic]]:
     from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+    from safetensors.numpy import load
 
     path = WEIGHTS / card.file
     try:
-        tensors: dict[str, NDArray[np.generic]] = load_file(path)
+        data = path.read_bytes()
     except FileNotFoundError as exc:
         msg = f"the weights of model {card.name} are missing: {path}; reinstall pillow-sdl"
         raise ModelNotFoundError(msg, model_id=card.hash, searched=(str(path),)) from exc
+    try:
+        tensors: dict[str, NDArray[np.generic]] = load(data)
     except (SafetensorError, KeyError, TypeError) as exc:  # the latter two: a dtype that NumPy has not, as bfloat16
         msg = f"the weights of model {card.name} cannot be read: {path}; reinstall pillow-sdl"
         raise ModelMismatchError(msg, expected=card.hash) from exc
     decoder = {name.removeprefix(DECODER): t for name, t in tensors.items() if name.startswith(DECODER)}
-    found = tensor_hash(decoder).hex()
-    if found != card.hash:
-        msg = f"the weights in {path} have hash {found}; model {card.name} has {card.hash}"
-        raise ModelMismatchError(msg, expected=card.hash, found=found)
+    _compare(path, card.name, card.hash, tensor_hash(decoder).hex())
+    _compare(path, card.name, card.sha256, hashlib.sha256(data).hexdigest())
     return tensors
+
+
+def _compare(path: Path, name: str, expected: str, found: str) -> None:
+    if found != expected:
+        msg = f"the weights in {path} have hash {found}; model {name} has {expected}"
+        raise ModelMismatchError(msg, expected=expected, found=found)
