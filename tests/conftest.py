@@ -30,6 +30,8 @@ hypothesis_settings.register_profile("thorough", deadline=None, max_examples=500
 hypothesis_settings.load_profile("steady")
 
 
+ROOT = Path(__file__).parent.parent
+
 EXIF = Image.Exif()
 EXIF[0x0112] = 6  # orientation: turn right to show
 EXIF[0x010F] = "a camera's maker"

@@ -275,3 +275,94 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     assert "exit status" in text
     assert "format 0" in text
+
+
+def test_two_inputs_never_share_an_output(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """photo.png and photo.bmp both want photo.sdl: the second is refused, even with -f."""
+    other = photo.with_suffix(".bmp")
+    picture(8, 8).save(other)
+    assert cli.main(["encode", "-f", str(photo), str(other)]) == 1
+    with Image.open(photo.with_suffix(".sdl")) as image:
+        assert image.size == (40, 24)
+    assert "another input" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights on Windows")
+def test_a_link_goes_on_pointing(photo: Path, tmp_path: Path) -> None:
+    """-f through a link replaces what it points to, with the mode that that had."""
+    target = tmp_path / "target.sdl"
+    target.write_bytes(b"old")
+    target.chmod(0o600)
+    link = tmp_path / "link.sdl"
+    link.symlink_to(target)
+    assert cli.main(["encode", "-f", str(photo), "-o", str(link)]) == 0
+    assert link.is_symlink()
+    assert target.read_bytes().startswith(b"\x89SDL")
+    assert target.stat().st_mode & 0o777 == 0o600
+
+
+def test_format_counts_where_the_name_does_not_tell(encoded: Path, tmp_path: Path) -> None:
+    """An output without an extension takes --format."""
+    assert cli.main(["decode", "--format", "bmp", str(encoded), "-o", str(tmp_path / "plain")]) == 0
+    with Image.open(tmp_path / "plain") as image:
+        assert image.format == "BMP"
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["decode", "--format", "xyz", str(encoded)])
+    assert exit_.value.code == 2
+
+
+def test_a_folder_that_is_not_there_is_no_file(photo: Path, tmp_path: Path) -> None:
+    """-o new/ does not make a file called new."""
+    assert cli.main(["encode", str(photo), "-o", f"{tmp_path / 'new'}/"]) == 1
+    assert listing(tmp_path) == {"photo.png"}
+
+
+def test_a_wrong_device_in_the_environment_is_said(
+    encoded: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Status 2, with the variable's name."""
+    monkeypatch.setenv("PILLOW_SDL_DEVICE", "abacus")
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["info", str(encoded)])
+    assert exit_.value.code == 2
+    assert "PILLOW_SDL_DEVICE" in capsys.readouterr().err
+
+
+def test_what_other_formats_raise_stops_one_input_only(
+    photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A PNG whose chunk name is damaged is a SyntaxError of Pillow's; the next input is still done."""
+    data = bytearray(photo.read_bytes())
+    data[data.index(b"IDAT") + 1] = 0x01
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(data)
+    assert cli.main(["encode", str(bad), str(photo)]) == 1
+    assert photo.with_suffix(".sdl").exists()
+    assert "bad.png" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pipes of this kind")
+def test_a_reader_that_stops_ends_the_program(encoded: Path) -> None:
+    """As `sdl info ... | head -1` does: one status of its own, no traceback."""
+    command = [sys.executable, "-m", "pillow_sdl", "info", *[str(encoded)] * 2000]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    error = process.stderr.read()
+    process.stderr.close()
+    assert process.wait() == 141
+    assert error == b""
+
+
+def test_tags_of_a_tiff_are_kept_without_its_layout(tmp_path: Path) -> None:
+    """The description goes along, the place of the strips and the second copy of the profile do not."""
+    source = tmp_path / "scan.tif"
+    picture().save(source, description="a scan", icc_profile=b"\0" * 16 + b"RGB " + b"\0" * 600)
+    assert cli.main(["encode", str(source)]) == 0
+    with Image.open(source.with_suffix(".sdl")) as image:
+        exif = image.getexif()
+        assert exif[0x010E] == "a scan"
+        assert not set(exif) & {256, 273, 34675}
+        assert len(image.info["exif"]) < 200
