@@ -86,7 +86,7 @@ SPACES: Final = (
         name="sdl1",
         channels=96,
         factor=16,
-        tables_sha256="2ac3cb9758d4d0ea583c10a0bc0db3ebbf09cea001d0a8059f5ac7fca784902c",
+        tables_sha256="546f4265c45cd3899b516dd2f45055035a9139c208d5d503284a7d6eb9729d36",
     ),
 )
 """Codes 1 to 4 are kept for sd1, sdxl, sd3 and flux1 (spec/registry.md)."""

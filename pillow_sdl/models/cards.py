@@ -32,9 +32,9 @@ CARDS: Final = (
         name="embedded",
         space="sdl1",
         architecture="embedded",
-        hash="70463b2def9b665585ff99b8ce00331e",
+        hash="bc14ddba3561fe07277e53134a2858b5",
         file="sdl1.safetensors",
-        sha256="6d55ec5f336c0235022b5053bbb0b387b32afbd0054e986d80da272561f48c26",
+        sha256="e8848fb1431dd83deb9b818bf205d37bff51f71a096e17e61ce36e9e8ea41a14",
         licence="Apache-2.0",
     ),
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-CORE: Final = 64
+CORE: Final = 96
 """Latent positions along a side of a tile that are kept."""
 
 WHOLE: Final = 4096
