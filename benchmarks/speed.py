@@ -55,13 +55,15 @@ side = {side}
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
-# A large picture with detail everywhere: a photo repeated.
+# A large picture with detail everywhere: a photo repeated; with alpha, a gradient that is clear at the top.
 MAKE = """
 source = Image.open({photo!r}).convert("RGB")
 picture = Image.new("RGB", (side, side))
 for y in range(0, side, source.height):
     for x in range(0, side, source.width):
         picture.paste(source, (x, y))
+if {alpha}:
+    picture.putalpha(Image.linear_gradient("L").resize((side, side)))
 """
 
 
@@ -79,12 +81,12 @@ def _python(program: str) -> str:
     return subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout  # noqa: S603
 
 
-def _large(photo: Path, folder: Path, side: int) -> dict[str, float]:
-    """Seconds and peak megabytes of encoding and decoding a picture of side x side pixels."""
+def _large(photo: Path, folder: Path, side: int, *, alpha: bool) -> dict[str, float]:
+    """Seconds and peak megabytes of encoding and decoding a picture of side x side pixels, the process included."""
     path = str(folder / "large.sdl")
     found: dict[str, float] = {}
     actions = {
-        "encode": MAKE.format(photo=str(photo)) + f"picture.save({path!r})",
+        "encode": MAKE.format(photo=str(photo), alpha=alpha) + f"picture.save({path!r})",
         "decode": f"Image.open({path!r}).load()",
     }
     for name, action in actions.items():
@@ -122,7 +124,8 @@ def run(photo: Path, output: Path, folder: Path, repeats: int, side: int) -> Non
         "cold_load_s": {name: statistics.median(row[name] for row in cold) for name in cold[0]},
     }
     if side:
-        found[f"{side}x{side}"] = _large(photo, folder, side)
+        found[f"{side}x{side} RGB"] = _large(photo, folder, side, alpha=False)
+        found[f"{side}x{side} RGBA"] = _large(photo, folder, side, alpha=True)
     found["benchmark_peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(found, indent=1) + "\n")

@@ -1,8 +1,8 @@
 """Train the embedded autoencoder: rate + squared error + LPIPS (+ DISTS), one network for all rates.
 
-    python -m training.train --data DIR --metrics DIR --run training/runs/NAME [--steps 9000]
+    python -m training.train --data DIR --metrics DIR --run training/runs/NAME [--steps 13000]
 
-Writes RUN/checkpoint.pt (weights, their running mean, optimiser, random states) and RUN/log.csv.  Started again
+Writes RUN/checkpoint.pt (weights, their running mean, optimiser, step) and RUN/log.txt, a line every --every steps.  Started again
 with the same --run it goes on from the checkpoint.  Uses a GPU when there is one.
 
 Loss of one crop at rate u in 0..1:  bits/pixel + weight(u) * (LPIPS + DISTS part + error_weight * MSE), MSE in
@@ -12,7 +12,6 @@ squared levels of 0..255.  Perceptual terms are ramped in after a stretch on squ
 from __future__ import annotations
 
 import argparse
-import csv
 import math
 import time
 from pathlib import Path
@@ -149,16 +148,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--metrics", type=Path, required=True, help="folder with LPIPS and DISTS weights")
     parser.add_argument("--run", type=Path, required=True, help="folder of the checkpoint and the log")
     parser.add_argument("--init", type=Path, help="checkpoint whose weights a new run starts from")
-    parser.add_argument("--steps", type=int, default=9000)
+    parser.add_argument("--steps", type=int, default=13_000)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--crop", type=int, default=128)
     parser.add_argument("--lr", type=float, default=8e-4)
-    parser.add_argument("--lpips-weight", type=float, default=1.0)
-    parser.add_argument("--dists-weight", type=float, default=0.0)
-    parser.add_argument("--dists-from", type=float, default=0.8, help="part of the run after which DISTS counts")
+    parser.add_argument("--lpips-weight", type=float, default=1.5)
+    parser.add_argument("--dists-weight", type=float, default=1.0)
+    parser.add_argument("--dists-from", type=float, default=0.6, help="part of the run after which DISTS counts")
     parser.add_argument("--dists-crops", type=int, default=2, help="crops of each batch that DISTS sees")
-    parser.add_argument("--error-weight", type=float, default=0.0015)
-    parser.add_argument("--perceptual-ramp", type=float, nargs=2, default=(0.12, 0.3), metavar=("START", "END"))
+    parser.add_argument("--error-weight", type=float, default=0.001)
+    parser.add_argument("--perceptual-ramp", type=float, nargs=2, default=(0.03, 0.15), metavar=("START", "END"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--every", type=int, default=250, help="steps between checkpoints")
     options = parser.parse_args(arguments)
@@ -214,8 +213,8 @@ def main(arguments: list[str] | None = None) -> None:
             if held_out is not None:
                 row |= validate(cast("Codec", average.module), held_out, lpips, device)
             print("  ".join(f"{name} {value:.4g}" for name, value in row.items()), flush=True)
-            with (options.run / "log.csv").open("a", newline="") as file:
-                csv.writer(file).writerow([f"{name}={value:.6g}" for name, value in row.items()])
+            with (options.run / "log.txt").open("a") as file:
+                file.write("  ".join(f"{name} {value:.6g}" for name, value in row.items()) + "\n")
             state = {
                 "codec": codec.state_dict(),
                 "average": average.state_dict(),
