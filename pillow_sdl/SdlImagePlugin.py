@@ -15,8 +15,8 @@ Modes are stored as L, LA, RGB or RGBA.  Others are converted by one rule (`_pre
     CMYK, YCbCr, HSV, RGBX  RGB
     LAB                     RGB   through a D50 Lab profile to sRGB
 
-A colour key in `info["transparency"]` makes L LA, and RGB RGBA; in other modes it is ignored.  Colours under full transparency are not kept: they
-are replaced by those of visible neighbours, which costs fewer bytes.
+A colour key in `info["transparency"]` makes L LA, and RGB RGBA; in other modes it is ignored.  Colours under full
+transparency are not kept: they are replaced by those of visible neighbours, which costs fewer bytes.
 """
 
 from __future__ import annotations

@@ -41,26 +41,7 @@ SECTION_NAMES = {"header": "header", "i": "ICC profile", "e": "Exif", "x": "XMP"
 
 # TIFF's tags for size, strips and tiles, compression, colour coding, XMP and ICC profile.
 LAYOUT_TAGS = frozenset(
-    {
-        254,
-        255,
-        *range(256, 260),
-        262,
-        266,
-        273,
-        *range(277, 280),
-        284,
-        317,
-        320,
-        322,
-        323,
-        324,
-        325,
-        338,
-        339,
-        700,
-        34675,
-    }
+    [*range(254, 260), 262, 266, 273, *range(277, 280), 284, 317, *range(320, 326), 338, 339, 700, 34675]
 )
 
 

@@ -95,7 +95,7 @@ def encode(
     """A file.
 
     pixels: uint8 (H, W, 3); for modes L and LA the grey three times.   alpha: uint8 (H, W) for modes LA and RGBA.
-    Raises ValueError for a size that the format cannot hold, ModelError, BackendError.
+    Raises ValueError for arrays or a size that the format cannot hold, ModelError, BackendError.
     """
     from .models import store
 
@@ -132,11 +132,6 @@ def encode(
     return Container(header, tuple(sections)).to_bytes()
 
 
-def unpack_metadata(section: Section) -> bytes:
-    """The bytes of an ICC, Exif or XMP section."""
-    return zstdframe.unpack(section.data, section=section.label)
-
-
 def _space(header: Header) -> spaces.LatentSpace:
     """The latent space of a file.  Raises UnsupportedError for a space or quantizer that this reader lacks."""
     if header.quantizer not in QUANTIZERS.values():
@@ -169,7 +164,7 @@ def verify(file: Container) -> None:
     _alpha(file)
     for section in file.sections:
         if section.name in sdl.METADATA:
-            unpack_metadata(section)
+            zstdframe.unpack(section.data, section=section.label)
 
 
 def _assemble(colour: NDArray[np.uint8], alpha: NDArray[np.uint8] | None, mode: Mode) -> NDArray[np.uint8]:

@@ -114,7 +114,7 @@ def _library_facts(data: bytes) -> dict[str, Any]:
         "rate": file.header.rate,
         "alpha_sha256": None if block is None else _sha256(alpha.decode(block, width, height).tobytes()),
         "metadata": {
-            section.label: _sha256(codec.unpack_metadata(section))
+            section.label: _sha256(zstdframe.unpack(section.data, section=section.label))
             for section in file.sections
             if section.name in container.METADATA
         },
