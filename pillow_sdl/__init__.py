@@ -68,7 +68,7 @@ def __getattr__(name: str) -> Any:
 
 
 def _accept(prefix: bytes) -> bool:
-    return prefix.startswith(b"\x89SDL")
+    return prefix.startswith(b"\x89SDL")  # container.SIGNATURE, without the import of container
 
 
 def _open(fp: IO[bytes], filename: str | bytes) -> SdlImageFile:

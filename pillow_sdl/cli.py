@@ -279,8 +279,9 @@ def _decode(name: str, options: argparse.Namespace) -> None:
         image.load()
         target = io.BytesIO()
         image.save(target, kind, **_metadata(image), icc_profile=image.info.get("icc_profile"))
-        _write(output, target.getvalue())
-        _say(options, f"{output}: {image.width} x {image.height}, {len(target.getvalue()):,} bytes")
+        data = target.getvalue()
+        _write(output, data)
+        _say(options, f"{output}: {image.width} x {image.height}, {len(data):,} bytes")
 
 
 def _info(name: str, options: argparse.Namespace) -> None:

@@ -93,9 +93,10 @@ def main(arguments: list[str] | None = None) -> None:
     save_file(tables, WEIGHTS / "sdl1-tables.safetensors")
     decoder = {name.removeprefix(DECODER): t for name, t in tensors.items() if name.startswith(DECODER)}
     found = tensor_hash(decoder).hex()
+    digests = {}
     for path in WEIGHTS.glob("sdl1*.safetensors"):
         path.chmod(0o644)
-    digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in WEIGHTS.glob("sdl1*.safetensors")}
+        digests[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
     tables_digest = digests["sdl1-tables.safetensors"]
     root = WEIGHTS.parent.parent
     replace_once(root / "pillow_sdl/models/cards.py", r'(name="embedded",.*?hash=")[^"]+', found)

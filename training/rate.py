@@ -66,8 +66,7 @@ class RateModel(nn.Module):
             for group in range(GROUPS)
         )
         for network in self.context:
-            last = list(network.parameters())[-2:]
-            for parameter in last:
+            for parameter in list(network.parameters())[-2:]:  # Weight and bias of its last layer.
                 nn.init.zeros_(parameter)
 
     def steps(self, rate: Tensor) -> Tensor:

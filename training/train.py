@@ -2,8 +2,8 @@
 
     python -m training.train --data DIR --metrics DIR --run training/runs/NAME [--steps 13000]
 
-Writes RUN/checkpoint.pt (weights, their running mean, optimiser, step) and RUN/log.txt, a line every --every steps.  Started again
-with the same --run it goes on from the checkpoint.  Uses a GPU when there is one.
+Writes RUN/checkpoint.pt (weights, their running mean, optimiser, step) and RUN/log.txt, a line every --every steps.
+Started again with the same --run it goes on from the checkpoint.  Uses a GPU when there is one.
 
 Loss of one crop at rate u in 0..1:  bits/pixel + weight(u) * (LPIPS + DISTS part + error_weight * MSE), MSE in
 squared levels of 0..255.  Perceptual terms are ramped in after a stretch on squared error alone.

@@ -190,15 +190,13 @@ class EmbeddedModel:
         latent = np.empty((LATENT_CHANNELS, height, width), np.float32)
         todo = tiles(height, width, ENCODER_MARGIN)
         for done, (rows, columns) in enumerate(todo, 1):
-            piece = pixels[rows.start * FACTOR : rows.stop * FACTOR, columns.start * FACTOR : columns.stop * FACTOR]
+            piece = pixels[_pixels(rows.computed), _pixels(columns.computed)]
             missing = -piece.shape[0] % FACTOR, -piece.shape[1] % FACTOR
             piece = np.pad(piece, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
             with self._running():
                 batch = torch.from_numpy(piece).to(self._device)
                 found = self._network.encoder(batch.permute(2, 0, 1)[None].float() / 255)[0].cpu().numpy()
-            latent[:, rows.keep_start : rows.keep_stop, columns.keep_start : columns.keep_stop] = found[
-                :, rows.kept, columns.kept
-            ]
+            latent[:, rows.place, columns.place] = found[:, rows.kept, columns.kept]
             if progress:
                 progress(done, len(todo))
         return latent
@@ -210,15 +208,12 @@ class EmbeddedModel:
         level = torch.tensor([rate / 255], dtype=torch.float32, device=self._device)
         todo = tiles(height, width, DECODER_MARGIN)
         for done, (rows, columns) in enumerate(todo, 1):
-            piece = latent[:, rows.start : rows.stop, columns.start : columns.stop]
+            piece = latent[:, rows.computed, columns.computed]
             with self._running():
                 batch = torch.from_numpy(np.ascontiguousarray(piece))[None].to(self._device)
                 found = self._network.decoder(batch.contiguous(memory_format=torch.channels_last), level)[0]
                 found = found.mul_(255).round_().clamp_(0, 255).byte().permute(1, 2, 0).cpu().numpy()
-            pixels[
-                rows.keep_start * FACTOR : rows.keep_stop * FACTOR,
-                columns.keep_start * FACTOR : columns.keep_stop * FACTOR,
-            ] = found[_pixels(rows.kept), _pixels(columns.kept)]
+            pixels[_pixels(rows.place), _pixels(columns.place)] = found[_pixels(rows.kept), _pixels(columns.kept)]
             if progress:
                 progress(done, len(todo))
         return pixels
@@ -231,4 +226,5 @@ def _as_parameter(tensor: NDArray[np.generic]) -> Tensor:
 
 
 def _pixels(positions: slice) -> slice:
+    """The pixels of a stretch of latent positions."""
     return slice(positions.start * FACTOR, positions.stop * FACTOR)

@@ -24,8 +24,18 @@ class Span(NamedTuple):
     keep_stop: int
 
     @property
+    def computed(self) -> slice:
+        """What is computed, as a part of the axis."""
+        return slice(self.start, self.stop)
+
+    @property
+    def place(self) -> slice:
+        """What is kept, as a part of the axis."""
+        return slice(self.keep_start, self.keep_stop)
+
+    @property
     def kept(self) -> slice:
-        """The kept part, counted from `start`."""
+        """What is kept, as a part of what is computed."""
         return slice(self.keep_start - self.start, self.keep_stop - self.start)
 
 
