@@ -69,9 +69,25 @@ def _parser() -> argparse.ArgumentParser:
         return command
 
     encode = add("encode", _encode, "Turn pictures of any format that Pillow reads into .sdl files.")
+    size = encode.add_mutually_exclusive_group()
+    size.add_argument(
+        "-q", "--quality", type=_whole("quality"), metavar="N",
+        help=f"0 (fewest bytes) to 100, default {codec.DEFAULT_QUALITY}",
+    )  # fmt: skip
+    size.add_argument(
+        "--target-bytes", type=_whole("target_bytes"), metavar="N", help="the best quality of at most N bytes a file"
+    )
     encode.add_argument(
-        "-q", "--quality", type=_quality, default=codec.EncodeOptions().quality, metavar="N",
-        help="0 (fewest bytes) to 100, default %(default)s",
+        "--effort", type=_whole("effort"), default=codec.DEFAULT_EFFORT, metavar="N",
+        help=f"0 (fastest) to {codec.MAX_EFFORT} (nearest to the picture for its bytes), default %(default)s",
+    )  # fmt: skip
+    encode.add_argument(
+        "--tune", choices=list(codec.TUNES), default=next(iter(codec.TUNES)),
+        help="what symbols are chosen for, default %(default)s",
+    )  # fmt: skip
+    encode.add_argument(
+        "--payload", choices=[codec.AUTO, *codec.PAYLOADS], default=codec.AUTO,
+        help="method of the entropy coder, default %(default)s: the smaller one",
     )  # fmt: skip
     encode.add_argument("--strip", action="store_true", help="do not keep Exif, XMP and ICC profile")
     decode = add("decode", _decode, "Turn .sdl files into pictures of another format.")
@@ -92,12 +108,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _quality(text: str) -> int:
-    try:
-        return codec.EncodeOptions(quality=int(text)).quality
-    except ValueError:
-        msg = f"must be a whole number from 0 to 100, not {text}"
-        raise argparse.ArgumentTypeError(msg) from None
+def _whole(option: str) -> Callable[[str], int]:
+    """Type of an option of `save` that takes a whole number."""
+
+    def parse(text: str) -> int:
+        value: Any = int(text) if text.removeprefix("-").isdecimal() else text
+        try:
+            codec.EncodeOptions(**{option: value})
+        except ValueError as exc:
+            raise argparse.ArgumentTypeError(str(exc)) from None
+        return int(value)
+
+    return parse
 
 
 def _format_of(suffix: str) -> str:
@@ -257,7 +279,8 @@ def _encode(name: str, options: argparse.Namespace) -> None:
     with _open_image(name) as image, _tile_bar(name, options):
         metadata = {"icc_profile": b""} if options.strip else _metadata(image)
         target = io.BytesIO()
-        image.save(target, "SDL", quality=options.quality, **metadata)
+        names = ("quality", "target_bytes", "effort", "payload", "tune")
+        image.save(target, "SDL", **{name: getattr(options, name) for name in names}, **metadata)
         data = target.getvalue()
         _write(output, data)
         pixels = image.width * image.height

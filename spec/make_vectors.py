@@ -1,10 +1,12 @@
 """Makes spec/vectors/: small files, each of which shows one thing that SPEC.md says, and what a reader finds in them.
 
-    python spec/make_vectors.py            writes NAME.sdl, NAME.json for every function below, and README.md
+    python spec/make_vectors.py            writes NAME.sdl, NAME.json for every function below, README.md, and the
+                                           example of SPEC.md 8.6.6
     python spec/make_vectors.py --check    compares with what is there, and writes nothing
 
 Every vector is one function: its name is the file's, its docstring the comment.  Bytes are put together here, apart
-from the library and from spec/reader.py, so that a mistake of theirs does not hide in the vectors.  Most zstd frames
+from the library and from spec/reader.py, so that a mistake of theirs does not hide in the vectors; only what the
+context model says of a symbol is asked of reader.py, and the library has to read what comes of it.  Most zstd frames
 are written by hand, of blocks that are not compressed; those of the zstandard package may differ between its versions,
 which is why `--check` compares what the files hold, not their bytes.
 """
@@ -14,6 +16,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import re
 import shutil
 import struct
 import sys
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 FOLDER = Path(__file__).parent / "vectors"
+TEXT = Path(__file__).parent / "SPEC.md"
 MODEL = bytes(range(0xA0, 0xB0))
 """The model hash of all vectors: no model has it, and none is needed to read symbols."""
 
@@ -202,6 +206,87 @@ def pack(planes: Planes, bits: list[int] | None = None) -> bytes:
     return b"".join(pack_groups(planes, bits))
 
 
+class Operation(NamedTuple):
+    """SPEC 8.6.4: what is coded at once.   below: c_v, the sum of the frequencies of the values before."""
+
+    below: int
+    frequency: int
+
+
+def number(value: int, u: int) -> Operation:
+    """A number of u bits."""
+    return Operation(value << 16 - u, 2 ** (16 - u))
+
+
+class Symbol(NamedTuple):
+    """A symbol in the order of coding, its place, and what the model says of it.   k: the pass."""
+
+    k: int
+    y: int
+    x: int
+    channel: int
+    value: int
+    model: reader.Prediction
+
+
+def coded_symbols(planes: Planes, groups: int, rate: int, height: int, width: int) -> list[list[Symbol]]:
+    """SPEC 8.6.2: the symbols of each pass, for a picture of height x width positions."""
+    picture = reader.empty_latent(16, rate, height, width)
+    for channel, plane in enumerate(planes):
+        for index, symbol in enumerate(plane):
+            picture.put(channel, index // width, index % width, symbol)
+    return [
+        [
+            Symbol(k, y, x, channel, planes[channel][y * width + x], found)
+            for y, x in reader.positions(k, height, width)
+            for channel, found in zip(picture.groups[group], picture.predict(group, k, y, x), strict=True)
+        ]
+        for group in range(groups)
+        for k in range(10)
+    ]
+
+
+def operations(symbols: list[Symbol]) -> list[Operation]:
+    """SPEC 8.6.5: the operations of a pass."""
+    offsets, lengths, excesses, low = [], [], [], []
+    for symbol in symbols:
+        q, z = symbol.model.q, symbol.model.z
+        row = reader.distributions()[symbol.model.row]
+        w = (len(row) - 3) // 2
+        shifted = symbol.value + 2**q // 2
+        offset = shifted // 2**q - z
+        value = min(max(offset, -w - 1), w + 1) + w + 1
+        offsets.append(Operation(sum(row[:value]), row[value]))
+        if abs(offset) > w:
+            a = (abs(offset) - w).bit_length() - 1
+            lengths.append(number(a, 5))
+            excesses.append(number(abs(offset) - w - 2**a, a))
+        if q:
+            low.append(number(shifted % 2**q, q))
+    return offsets + lengths + excesses + low
+
+
+def coded(done: list[Operation], states: int, first: int = 2**16) -> bytes:
+    """SPEC 8.6.4: states and words.   first: value of the states to begin with, from the last operation on."""
+    state, words = [first] * states, []
+    for t in reversed(range(len(done))):
+        x, (below, frequency) = state[t % states], done[t]
+        if x >= frequency << 16:
+            words.append(x & 0xFFFF)
+            x >>= 16
+        state[t % states] = (x // frequency << 16) + x % frequency + below
+    return struct.pack(f"<{states}I{len(words)}H", *state, *reversed(words))
+
+
+def range_payload(
+    planes: Planes, groups: int, b: int = 0, *, rate: int = 128, height: int = 1, width: int = 1
+) -> bytes:
+    """SPEC 8.6: the payload of method 1 for a picture of height x width positions."""
+    passes = coded_symbols(planes, groups, rate, height, width)
+    done = [operation for symbols in passes for operation in operations(symbols)]
+    return bytes([groups, b]) + coded(done, 8 << b if b else 1)
+
+
 def latent(planes: Planes | None = None) -> bytes:
     """Section L, its content not compressed."""
     return section("L", frame(pack(planes or zero_planes())))
@@ -353,6 +438,158 @@ def ok_payload_block_for_each_width() -> Vector:
     pieces = [stream.compress(group) + stream.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK) for group in groups if group]
     data = b"".join([*pieces, stream.flush()])
     return success(file(section("L", data), width=64, height=64), planes, size=(64, 64))
+
+
+# Files that are read: payload method 1
+
+GROUPS = len(reader.tensors("sdl1-context")["sizes"].values)
+
+
+def as_range(
+    planes: Planes, groups: int = GROUPS, b: int = 0, *, rate: int = 128, positions: tuple[int, int] = (1, 1)
+) -> Vector:
+    """A file of method 1.   positions: width and height of the latent; the picture is a pixel less than they hold."""
+    width, height = positions
+    size = (FACTOR * width - 1, FACTOR * height - 1)
+    data = range_payload(planes, groups, b, rate=rate, height=height, width=width)
+    whole = file(section("L", data), width=size[0], height=size[1], rate=rate, payload=1)
+    return success(whole, planes, size=size, rate=rate)
+
+
+def first_groups(planes: Planes, groups: int) -> Planes:
+    """`planes` with only the channels of the first groups, all others zero."""
+    kept = {channel for group in reader.empty_latent(16, 0, 1, 1).groups[:groups] for channel in group}
+    return [plane if channel in kept else [0] * len(plane) for channel, plane in enumerate(planes)]
+
+
+def example_planes() -> Planes:
+    """The symbols of SPEC 8.6.6's picture."""
+    planes = zero_planes(2)
+    group = reader.empty_latent(16, 0, 1, 1).groups[0]
+    for channel, symbols in zip(group, ([2, 0], [-1, 300], [0, 1], [1, -1]), strict=True):
+        planes[channel] = symbols
+    return planes
+
+
+def example() -> str:
+    """What SPEC 8.6.6 tells of that picture, as it stands there."""
+    planes = example_planes()
+    data = range_payload(planes, 1, width=2)
+    e = reader.empty_latent(16, 128, 1, 2).e
+    lines = [f"    {data[at : at + 24].hex(' ').upper()}" for at in range(0, len(data), 24)]
+    lines += ["", "    k  row  column  channel     e    mu   i   q   z  row of the table  symbol"]
+    lines += [
+        f"    {s.k}{s.y:5}{s.x:8}{s.channel:9}{e[s.channel]:6}{s.model.mu:6}{s.model.i:4}{s.model.q:4}{s.model.z:4}"
+        f"{s.model.row:18}{s.value:8}"
+        for symbols in coded_symbols(planes, 1, 128, 1, 2)
+        for s in symbols
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def with_example(text: str) -> str:
+    """SPEC.md with the example of this program: two indented blocks after the sentence that names the vector."""
+    start = re.search(r"`vectors/ok_range_example\.sdl`.*?\n\n(?=    )", text, flags=re.DOTALL)
+    assert start is not None
+    end = re.compile(r"(?:    .*\n|\n(?=    ))*").match(text, start.end())
+    assert end is not None
+    return text[: start.end()] + example() + text[end.end() :]
+
+
+@vector
+def ok_range_zero() -> Vector:
+    """Method 1 without a coded group: all symbols are zero, the payload is two bytes."""
+    data = file(section("L", bytes(2)), width=65535, payload=1)
+    return success(data, zero_planes(4096), size=(65535, 1))
+
+
+@vector
+def ok_range_example() -> Vector:
+    """Method 1, the first group of two positions: the example of SPEC 8.6.6, with a symbol beyond its row."""
+    return as_range(example_planes(), 1, positions=(2, 1))
+
+
+@vector
+def ok_range_zero_in_groups() -> Vector:
+    """Method 1, all groups coded although all symbols are zero: a writer would leave them out."""
+    return as_range(zero_planes())
+
+
+@vector
+def ok_range_rate_0() -> Vector:
+    """Method 1 at the smallest rate, all groups."""
+    return as_range(noise_planes(2, (2, 0, 0)), rate=0, positions=(1, 2))
+
+
+@vector
+def ok_range_rate_255() -> Vector:
+    """Method 1 at the largest rate, all groups."""
+    return as_range(noise_planes(2, (2, 4, 0)), rate=255, positions=(2, 1))
+
+
+@vector
+def ok_range_passes() -> Vector:
+    """Method 1, 9 x 10 positions: every pass, the first with four positions and edges on all sides; two groups."""
+    return as_range(first_groups(noise_planes(90, (2, 4)), 2), 2, positions=(9, 10))
+
+
+@vector
+def ok_range_one_row() -> Vector:
+    """Method 1, 11 x 1 positions: all are in pass 0 and in the passes H."""
+    return as_range(first_groups(noise_planes(11, (2, 4)), 3), 3, positions=(11, 1))
+
+
+@vector
+def ok_range_one_column() -> Vector:
+    """Method 1, 1 x 6 positions: all are in pass 0 and in the passes V."""
+    return as_range(first_groups(noise_planes(6, (2, 4)), 4), 4, positions=(1, 6))
+
+
+def beyond(rate: int) -> Planes:
+    """A position whose symbols all lie beyond their rows: by 1, 2, 3, ... 8, then by powers of 2, on both sides."""
+    picture = reader.empty_latent(16, rate, 1, 1)
+    count = 0
+    for group, channels in enumerate(picture.groups):
+        for channel, found in zip(channels, picture.predict(group, 0, 0, 0), strict=True):
+            excess = count + 1 if count < 8 else 2 ** (count // 7)
+            offset = len(reader.distributions()[found.row]) // 2 - 1 + excess
+            picture.put(channel, 0, 0, 2**found.q * (found.z + (offset if count % 2 else -offset)))
+            count += 1
+    return picture.planes
+
+
+@vector
+def ok_range_beyond() -> Vector:
+    """Method 1, every symbol beyond its row, by 1 up to 2^13, on both sides."""
+    return as_range(beyond(40), rate=40)
+
+
+@vector
+def ok_range_low_bits() -> Vector:
+    """Method 1, large symbols some of which have low bits, at a rate where the model expects them."""
+    planes = noise_planes(4, (8, 4))
+    assert any(symbol.model.q for symbols in coded_symbols(planes, GROUPS, 255, 2, 2) for symbol in symbols)
+    return as_range(planes, rate=255, positions=(2, 2))
+
+
+@vector
+def ok_range_extremes() -> Vector:
+    """Method 1, the smallest and the largest symbol, in every channel."""
+    return as_range(
+        [[-32767, 32767] if channel % 2 else [32767, -32767] for channel in range(CHANNELS)], positions=(1, 2)
+    )
+
+
+@vector
+def ok_range_16_states() -> Vector:
+    """Method 1 with 16 states, and symbols beyond their rows: numbers of 0 bits count as operations."""
+    return as_range(beyond(40), b=1, rate=40)
+
+
+@vector
+def ok_range_128_states() -> Vector:
+    """Method 1 with 128 states, more than there are operations: some states are never used."""
+    return as_range(first_groups(noise_planes(2, (2,)), 2), 2, 4, positions=(2, 1))
 
 
 # Files that are read: zstd frames
@@ -1011,6 +1248,154 @@ def bad_left_over_bits_of_4() -> Vector:
     return with_payload(bytes([4]) + bytes(CHANNELS - 1) + b"\x21\x13", "P-04", width=48)
 
 
+def with_range(data: bytes, rule: str) -> Vector:
+    """A file of one position whose payload of method 1 is refused."""
+    return refused(file(section("L", data), payload=1), rule)
+
+
+RANGE = range_payload(noise_planes(1, (2, 4)), GROUPS)
+"""A valid payload of one position and one state."""
+
+
+@vector
+def bad_range_empty() -> Vector:
+    """A payload of method 1 without any bytes."""
+    return with_range(b"", "R-01")
+
+
+@vector
+def bad_range_one_byte() -> Vector:
+    """A payload of method 1 that ends after the number of groups, which is 0."""
+    return with_range(b"\0", "R-01")
+
+
+@vector
+def bad_range_groups() -> Vector:
+    """A payload of method 1 with one group more than the model has."""
+    return with_range(bytes([GROUPS + 1]) + RANGE[1:], "R-01")
+
+
+@vector
+def bad_range_states_13() -> Vector:
+    """A payload of method 1 with b = 13."""
+    return with_range(RANGE[:1] + bytes([13]) + RANGE[2:], "R-02")
+
+
+@vector
+def bad_range_states_without_groups() -> Vector:
+    """A payload of method 1 without groups, and with states."""
+    return with_range(bytes([0, 1]) + struct.pack("<I", 2**16) * 16, "R-02")
+
+
+@vector
+def bad_range_state_cut() -> Vector:
+    """A payload of method 1 that ends within its one state."""
+    return with_range(RANGE[:5], "R-03")
+
+
+@vector
+def bad_range_states_cut() -> Vector:
+    """A payload of method 1 that ends before the last of its 16 states."""
+    return with_range(bytes([1, 1]) + struct.pack("<I", 2**16) * 15, "R-03")
+
+
+@vector
+def bad_range_odd() -> Vector:
+    """A payload of method 1 with half a word at its end."""
+    return with_range(RANGE + b"\0", "R-03")
+
+
+@vector
+def bad_range_state_low() -> Vector:
+    """A payload of method 1 whose state is 2^16 - 1."""
+    return with_range(RANGE[:2] + struct.pack("<I", 2**16 - 1) + RANGE[6:], "R-03")
+
+
+@vector
+def bad_range_one_state_low() -> Vector:
+    """A payload of method 1 of 16 states, the last of which is 0."""
+    return with_range(bytes([1, 1]) + struct.pack("<16I", *[2**16] * 15, 0), "R-03")
+
+
+@vector
+def bad_range_word_missing() -> Vector:
+    """A payload of method 1 that lacks its last word."""
+    return with_range(RANGE[:-2], "R-04")
+
+
+@vector
+def bad_range_word_missing_16_states() -> Vector:
+    """A payload of method 1 of 16 states that lacks its last word."""
+    return with_range(range_payload(noise_planes(1, (2, 4)), GROUPS, 1)[:-2], "R-04")
+
+
+@vector
+def bad_range_word_left() -> Vector:
+    """A payload of method 1 with one word after its last symbol."""
+    return with_range(RANGE + b"\0\0", "R-05")
+
+
+@vector
+def bad_range_last_state() -> Vector:
+    """A payload of method 1 whose state is 2^16 + 1 after the last symbol."""
+    done = [operation for symbols in coded_symbols(zero_planes(), 1, 128, 1, 1) for operation in operations(symbols)]
+    return with_range(bytes([1, 0]) + coded(done, 1, first=2**16 + 1), "R-05")
+
+
+@vector
+def bad_range_unused_state() -> Vector:
+    """A payload of method 1 of 128 states and 4 symbols: one of the states that no operation works on is not 2^16."""
+    data = range_payload(zero_planes(), 1, 4)
+    return with_range(flip(data, 2 + 4 * 127), "R-05")
+
+
+@vector
+def bad_range_bytes_without_groups() -> Vector:
+    """A payload of method 1 without groups that goes on after its two bytes."""
+    return with_range(bytes(4), "R-05")
+
+
+def with_offset(a: int) -> Vector:
+    """A file of method 1 whose first symbol is beyond its row by 2^a or more."""
+    (symbols, *_) = coded_symbols(zero_planes(), 1, 128, 1, 1)
+    wild = [symbols[0]._replace(value=-32767), *symbols[1:]]
+    done = operations(wild)
+    assert len(done) > len(symbols) + 1
+    done[len(symbols)] = number(a, 5)
+    done[len(symbols) + 1] = number(0, min(a, 16))
+    return with_range(bytes([1, 0]) + coded(done, 1), "R-06")
+
+
+@vector
+def bad_range_offset_2_16() -> Vector:
+    """An offset of 2^16: the largest that can be told, and too far from any centre."""
+    return with_offset(16)
+
+
+@vector
+def bad_range_offset_2_17() -> Vector:
+    """An offset that is said to have 17 bits."""
+    return with_offset(17)
+
+
+@vector
+def bad_range_offset_2_31() -> Vector:
+    """An offset that is said to have 31 bits."""
+    return with_offset(31)
+
+
+@vector
+def bad_range_symbol_high() -> Vector:
+    """A symbol of 32768."""
+    return with_range(range_payload([[32768], *zero_planes()[1:]], GROUPS), "R-06")
+
+
+@vector
+def bad_range_symbol_low() -> Vector:
+    """A symbol of -32768, which method 0 allows."""
+    return with_range(range_payload([*zero_planes()[1:], [-32768]], GROUPS), "R-06")
+
+
 # Files of newer writers
 
 
@@ -1098,7 +1483,7 @@ def new_quantiser() -> Vector:
 @vector
 def new_payload_method() -> Vector:
     """An unknown payload method; metadata and alpha can be read."""
-    return partly_read(payload=1)
+    return partly_read(payload=2)
 
 
 @vector
@@ -1276,11 +1661,14 @@ def main() -> int:
         write(made)
         if check:
             found = differences(made, FOLDER)
+            text = TEXT.read_text(encoding="utf-8")
+            found += ["SPEC.md has another example in 8.6.6"] if with_example(text) != text else []
             sys.stdout.write("".join(f"{line}\n" for line in found))
             return 1 if found else 0
         # Made apart and then moved, so that no vector stays behind whose function is gone.
         shutil.rmtree(FOLDER, ignore_errors=True)
         shutil.copytree(made, FOLDER)
+        TEXT.write_text(with_example(TEXT.read_text(encoding="utf-8")), encoding="utf-8")
     return 0
 
 

@@ -112,6 +112,17 @@ class PerfectModel:
         missing = 16 * latent.shape[1] - height, 16 * latent.shape[2] - width
         return np.pad(self.pixels, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
 
+    def squared_error(
+        self, latent: NDArray[np.float32], rate: int, pixels: NDArray[np.uint8]
+    ) -> tuple[float, NDArray[np.float32]]:
+        """See `store.Autoencoder`: there is none."""
+        assert pixels.shape == self.pixels.shape
+        return 0.0, np.zeros_like(latent)
+
+    def curvature(self, latent: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
+        """See `store.Autoencoder`."""
+        return np.ones(len(latent), np.float32)
+
 
 @pytest.fixture
 def perfect(monkeypatch: pytest.MonkeyPatch) -> PerfectModel:

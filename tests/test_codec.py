@@ -15,7 +15,7 @@ from pillow_sdl import codec, container
 from pillow_sdl.container import Mode
 from pillow_sdl.errors import MalformedError, ModelError, ModelMismatchError
 from pillow_sdl.latent import spaces
-from pillow_sdl.models import cards, store
+from pillow_sdl.models import cards, embedded, store, tiling
 
 PHOTO = Path(__file__).parent.parent / "docs" / "grace_hopper.jpg"
 
@@ -173,11 +173,125 @@ def test_exif_of_nothing_but_a_place_is_kept() -> None:
     assert Image.open(io.BytesIO(data)).info["exif"] == exif.tobytes()
 
 
-@pytest.mark.parametrize("option", ["target_bytes", "effort"])
-def test_options_of_later_versions_are_not_ignored(option: str) -> None:
-    """Who asks for a size must not get another without a word."""
-    with pytest.raises(ValueError, match=f"{option} is not available"):
-        saved(Image.new("RGB", (8, 8)), **{option: 5})
+def size_of(data: bytes) -> int:
+    """Pixels of a file, to see that it can be read."""
+    image = Image.open(io.BytesIO(data))
+    image.load()
+    return image.width * image.height
+
+
+@pytest.mark.parametrize("payload", ["auto", "zstd", "range"])
+@pytest.mark.parametrize("target", [2000, 5000, 9000])
+def test_a_target_is_filled_and_never_exceeded(photo: Image.Image, payload: str, target: int) -> None:
+    """97 to 100 % of it."""
+    data = saved(photo, target_bytes=target, payload=payload)
+    assert 0.97 * target <= len(data) <= target
+    assert size_of(data) == 320 * 320
+
+
+def test_a_target_counts_all_of_the_file(photo: Image.Image) -> None:
+    """Alpha and metadata too."""
+    image = photo.convert("RGBA")
+    image.putalpha(Image.radial_gradient("L").resize(image.size))
+    data = saved(image, target_bytes=12_000, exif=b"Exif\0\0" + bytes(range(256)), icc_profile=b"")
+    assert 0.97 * 12_000 <= len(data) <= 12_000
+
+
+def test_a_target_is_met_by_a_refined_file(photo: Image.Image) -> None:
+    """What refining does to the size is made up for."""
+    target = 3000
+    data = saved(photo, target_bytes=target, effort=7)
+    assert 0.97 * target <= len(data) <= target
+
+
+def test_a_target_beyond_the_best_quality_gets_the_best(photo: Image.Image) -> None:
+    """There is no more to put into the file."""
+    assert saved(photo, target_bytes=10**7) == saved(photo, quality=100)
+
+
+def test_a_target_below_the_smallest_file_is_refused(photo: Image.Image) -> None:
+    """The message tells the smallest size, and that size can be had."""
+    with pytest.raises(ValueError, match=r"cannot be saved in 100 bytes; the smallest file takes \d+$") as caught:
+        saved(photo, target_bytes=100)
+    least = int(str(caught.value).split()[-1])
+    assert saved(photo, target_bytes=least) == saved(photo, quality=0)
+    with pytest.raises(ValueError, match=f"takes {least}"):
+        saved(photo, target_bytes=least - 1)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"quality": 50, "target_bytes": 1000},
+        {"target_bytes": 0},
+        {"target_bytes": -5},
+        {"target_bytes": 1e3},
+        {"target_bytes": True},
+        {"effort": 10},
+        {"effort": -1},
+        {"effort": "fast"},
+        {"payload": "huffman"},
+        {"tune": "ssim"},
+    ],
+)
+def test_wrong_options_are_refused(options: dict[str, object]) -> None:
+    """Before any work, and the message names the option."""
+    with pytest.raises(ValueError, match="|".join(options)):
+        saved(Image.new("RGB", (8, 8)), **options)
+
+
+def test_auto_is_the_smaller_payload(photo: Image.Image) -> None:
+    """For a photo the context model; for one position of grey whichever it is."""
+    for image in (photo, Image.new("L", (16, 16), 99)):
+        sizes = {payload: len(saved(image, payload=payload)) for payload in ("zstd", "range", "auto")}
+        assert sizes["auto"] == min(sizes.values())
+    assert container.read(io.BytesIO(saved(photo))).header.payload == 1
+    assert container.read(io.BytesIO(saved(photo, effort=0))).header.payload == 0
+
+
+def test_both_payloads_hold_the_same_symbols(photo: Image.Image) -> None:
+    """The method is a matter of bytes."""
+    first, second = (container.read(io.BytesIO(saved(photo, payload=payload))) for payload in ("zstd", "range"))
+    assert np.array_equal(codec.read_symbols(first), codec.read_symbols(second))
+
+
+def test_refining_brings_the_picture_nearer(photo: Image.Image) -> None:
+    """Better at nearly the same size: at least .15 dB for 3 % more bytes, and every effort is deterministic."""
+    plain, refined = (saved(photo, quality=50, effort=effort) for effort in (5, 8))
+    assert len(refined) < 1.03 * len(plain)
+    assert psnr(Image.open(io.BytesIO(refined)), photo) > psnr(Image.open(io.BytesIO(plain)), photo) + 0.15
+    assert saved(photo, quality=50, effort=8) == refined
+
+
+def test_refining_in_tiles_is_refining(photo: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradients of a picture in tiles are those of the picture."""
+    network = store.load(cards.by_name("embedded"))
+    pixels = np.asarray(photo)
+    latent = network.encode(pixels)
+    error, gradient = network.squared_error(latent, 128, pixels)
+    monkeypatch.setattr(tiling, "WHOLE", 0)
+    monkeypatch.setattr(embedded, "GRADIENT_CORE", 8)
+    error_in_tiles, gradient_in_tiles = network.squared_error(latent, 128, pixels)
+    assert error_in_tiles == pytest.approx(error, rel=1e-3)
+    assert np.abs(gradient_in_tiles - gradient).max() < 0.1 * np.abs(gradient).max()
+
+
+def test_the_gradient_is_that_of_the_error(photo: Image.Image) -> None:
+    """Along a random direction, against a difference; what padding decodes to does not count."""
+    network = store.load(cards.by_name("embedded"))
+    pixels = np.asarray(photo)[:90, :100]
+    latent = network.encode(pixels)
+    direction = np.random.default_rng(0).normal(size=latent.shape).astype(np.float32)
+    _, gradient = network.squared_error(latent, 128, pixels)
+    above, below = (network.squared_error(latent + sign * direction, 128, pixels)[0] for sign in (0.01, -0.01))
+    assert (above - below) / 0.02 == pytest.approx(float((gradient * direction).sum()), rel=0.02)
+
+
+def test_tune_psnr_takes_fewer_bytes_for_its_psnr(photo: Image.Image) -> None:
+    """At about equal PSNR the file is smaller."""
+    plain, tuned = saved(photo, quality=50), saved(photo, quality=52, tune="psnr")
+    assert len(tuned) < len(plain)
+    assert psnr(Image.open(io.BytesIO(tuned)), photo) > psnr(Image.open(io.BytesIO(plain)), photo) - 0.01
 
 
 def test_the_overhead_of_a_photo_is_at_most_48_bytes(photo: Image.Image) -> None:

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from pillow_sdl import alpha, codec, container, errors, zstdframe
 from pillow_sdl.container import Container, Header, Mode, Name, Section
-from pillow_sdl.latent import entropy, quantize, spaces
+from pillow_sdl.latent import context, entropy, quantize, rans, spaces
 from pillow_sdl.models import cards, store
 
 if TYPE_CHECKING:
@@ -281,6 +281,74 @@ def test_both_readers_have_the_same_steps(rate: int) -> None:
         assert reader.log2_steps(table.tolist(), rate) == quantize.log2_steps(table, rate).tolist()
 
 
+# Second reader, payload method 1
+
+
+def test_both_readers_have_the_same_powers() -> None:
+    """The integers E_j of SPEC 8.6, which one reader has from roots of integers, the other from floats."""
+    assert [reader.power(j) for j in range(256)] == context.EXP2.tolist()
+
+
+@given(value=st.integers(-(2**24), 2**24), exponent=st.integers(-5120, 5120))
+def test_both_readers_scale_alike(value: int, exponent: int) -> None:
+    """*scale* of SPEC 8.6, for all exponents and the largest values there may be."""
+    assert reader.scale(value, exponent) == context.scale(np.array(value), np.array(exponent))
+
+
+def _random_tables(seed: int, sizes: list[int], window: int, reach: int) -> dict[str, NDArray[np.generic]]:
+    """Tables of a context model, as a file holds them, in which every number matters."""
+    random = np.random.default_rng(seed)
+    channels = sum(sizes)
+    tables: dict[str, NDArray[np.generic]] = {
+        "order": random.permutation(channels).astype(np.uint8),
+        "sizes": np.array(sizes, np.uint8),
+        "exponent": np.clip(np.rint(random.standard_t(2, channels) * 900 + 800), -8000, 8000).astype(np.int16),
+        "reach": np.array([reach], np.uint8),
+    }
+    places = [int(step.known.sum()) for step in context.passes(reach)]
+    side = 2 * window + 1
+    for group, size in enumerate(sizes):
+        rows = 8 + size, 6, 2 * size
+        shapes = {"earlier": (rows[0], sum(sizes[:group]), side, side), "rate": (rows[0], 1)}
+        # Passes 1 to 3 have as many places as those of finer grids.
+        shapes |= {f"own{own}": (rows[0], size, places[own]) for own in range(1, 7)}
+        shapes |= {"weight2": (rows[1], 8), "weight3": (rows[2], 6)}
+        part = {name: random.integers(-60, 61, shape).astype(np.int8) for name, shape in shapes.items()}
+        for layer, count in enumerate(rows, 1):
+            part[f"bias{layer}"] = random.integers(-9999, 10000, (10, count)).astype(np.int32)
+            part[f"shift{layer}"] = random.integers(5, 9, count).astype(np.uint8)
+        tables |= {f"{group}.{name}": array for name, array in part.items()}
+    return tables
+
+
+@settings(max_examples=40)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    sizes=st.lists(st.integers(1, 3), min_size=1, max_size=3),
+    window=st.integers(0, 2),
+    reach=st.integers(1, 3),
+    size=st.tuples(st.integers(1, 10), st.integers(1, 10)),
+    bits=st.integers(1, 15),
+    lanes=st.integers(0, 2),
+)
+def test_second_reader_reads_any_context_model(
+    seed: int, sizes: list[int], window: int, reach: int, size: tuple[int, int], bits: int, lanes: int
+) -> None:
+    """Symbols that the library codes with random tables are decoded by the second reader with the same tables."""
+    random = np.random.default_rng(seed)
+    tables = _random_tables(seed, sizes, window, reach)
+    shape = sum(sizes), *size
+    log2_steps = random.integers(-1500, 1500, shape[0])
+    symbols = random.integers(-(1 << bits) + 1, 1 << bits, shape) // random.integers(1, 1 + (1 << bits), shape)
+    walk = context.Walk(context.Model.from_tensors(tables), log2_steps, len(sizes), *size)
+    coder = rans.Encoder()
+    context.code(walk, context.distributions(), symbols.astype(np.int16), coder)
+    data = bytes([len(sizes), lanes]) + coder.finish(entropy._states(lanes))
+    taken = {name: reader.Tensor(array.shape, tuple(array.ravel().tolist())) for name, array in tables.items()}
+    latent = reader.Latent(taken, log2_steps.tolist(), *size)
+    assert reader.read_range(data, latent) == symbols.reshape(len(symbols), -1).tolist()
+
+
 # Examples in the text
 
 
@@ -308,6 +376,78 @@ def test_model_hash_example() -> None:
     assert listing == b"w\0F32\x002\0" + struct.pack("<2f", 1, -2)
     assert _sha256(listing)[:32] == model
     assert store.tensor_hash({"w": tensor}).hex() == model
+
+
+def test_coder_example() -> None:
+    """The bytes, operations and states of SPEC 8.6.6 are those of the library and of the second reader."""
+    found = re.search(
+        r"with the frequencies ([\d, ]+);.*?`([0-9A-F ]+)`.*?\n\n {4}t .*?\n(.*?)\n\n", TEXT, flags=re.DOTALL
+    )
+    assert found is not None
+    frequencies = [int(number) for number in found[1].split(",")]
+    data = bytes.fromhex(found[2])
+    row = re.compile(r" *(\d+)  (V|\d+ bits) = (\d+) +(\d+) +(\d+)  ([0-9A-F]{8})  ([0-9A-F]{4}|    )  ([0-9A-F]{8})")
+    rows = [row.fullmatch(line) for line in found[3].splitlines()]
+
+    table = rans.Distributions.from_frequencies(np.array([len(frequencies)]), np.array(frequencies))
+    encoder, decoder = rans.Encoder(), rans.Decoder(data, 2)
+    second = reader.Coder(struct.unpack("<2I", data[:8]), struct.unpack(f"<{len(data) // 2 - 4}H", data[8:]))
+    for t, line in enumerate(rows):
+        assert line is not None
+        number, kind, value, below, frequency, before, word, after = line.groups()
+        assert int(number) == t
+        used = second.used
+        assert decoder._state[t % 2] == second.state() == int(before, 16)
+        if kind == "V":
+            encoder.entries(table, np.array([int(value)]))
+            assert decoder.entries(table, np.array([0])).tolist() == [int(value)]
+            assert second.value(frequencies) == int(value)
+            assert (int(below), int(frequency)) == (sum(frequencies[: int(value)]), frequencies[int(value)])
+        else:
+            bits = int(kind.split()[0])
+            encoder.uniform(np.array([int(value)]), np.array([bits]))
+            assert decoder.uniform(np.array([bits])).tolist() == [int(value)]
+            assert second.number(bits) == int(value)
+            assert (int(below), int(frequency)) == (int(value) << 16 - bits, 1 << 16 - bits)
+        assert decoder._state[t % 2] == second.states[t % 2] == int(after, 16)
+        assert second.words[used : second.used] == ([int(word, 16)] if word.strip() else [])
+    decoder.finish()
+    assert encoder.finish(2) == data
+    assert second.states == [2**16, 2**16]
+
+
+def test_payload_example() -> None:
+    """Payload, symbols and what the model says of them in SPEC 8.6.6 are the vector's, for both readers."""
+    found = re.search(
+        r"`vectors/(\w+)\.sdl`[^`]*?\n\n((?: {4}[0-9A-F ]+\n)+)\n {4}k .*?\n(.*?)\n\n", TEXT, flags=re.DOTALL
+    )
+    assert found is not None
+    file = container.read(io.BytesIO(_vector(found[1])))
+    payload, space = file.get(Name.LATENT), spaces.by_code(file.header.space)
+    symbols = codec.read_symbols(file)
+    assert payload == bytes.fromhex(found[2])
+    told = [tuple(int(number) for number in line.split()) for line in found[3].splitlines()]
+
+    height, width = symbols.shape[1:]
+    log2_steps = quantize.log2_steps(space.tables.log2_steps, file.header.rate)
+    walk = context.Walk(context.model(space.name), log2_steps, payload[0], height, width)
+    picture = reader.empty_latent(space.code, file.header.rate, height, width)
+    for channel, y, x in np.ndindex(symbols.shape):
+        picture.put(channel, y, x, int(symbols[channel, y, x]))
+    listed = []
+    for group, step, places in walk.places():
+        k = [found is step for found in context.passes(picture.tables["reach"].values[0])].index(True)
+        here = [
+            (k, y, x, channel, picture.e[channel], *said, int(symbols[channel, y, x]))
+            for y, x in reader.positions(k, height, width)
+            for channel, said in zip(picture.groups[group], picture.predict(group, k, y, x), strict=True)
+        ]
+        said = walk.predict(group, step)
+        columns = [context._ordered(values).tolist() for values in (said.low_bits, said.centre, said.row)]
+        assert [line[7:10] for line in here] == list(zip(*columns, strict=True))
+        walk.learn(group, places, symbols[walk.groups[group].channels][:, *places].astype(np.int64))
+        listed += here
+    assert told == listed
 
 
 # Registry.  The model's and the tables' rows have placeholders until both are final, and their tests fail till then.
@@ -381,6 +521,30 @@ def test_registry_has_the_tables_files() -> None:
         assert row["SHA-256 of the file"].strip("`") == _sha256(path.read_bytes())
 
 
+def test_registry_has_the_context_models() -> None:
+    """Every context model has a row, and the hash of its file if it ships; a space in use has one that does."""
+    rows = {row["name"]: row for row in _table(r"Context models of latent spaces \(payload method 1\)")}
+    assert {name: row["SHA-256 of the file"].strip("`") for name, row in rows.items()} == context.TABLES
+    for name, row in rows.items():
+        path = ROOT / row["file"].strip("`")
+        assert path == spaces.WEIGHTS / f"{name}-context.safetensors"
+        assert context.TABLES[name] == (_sha256(path.read_bytes()) if path.exists() else "")
+    assert {space.name for space in spaces.SPACES} <= {name for name, sha256 in context.TABLES.items() if sha256}
+
+
+def test_registry_has_the_distributions() -> None:
+    """The file of the distributions has the SHA-256 that the registry and the library state."""
+    (row,) = _table(r"Distributions \(payload method 1\)")
+    path = ROOT / row["file"].strip("`")
+    assert path == spaces.WEIGHTS / "distributions.safetensors"
+    assert row["SHA-256 of the file"].strip("`") == context.DISTRIBUTIONS == _sha256(path.read_bytes())
+
+
+def test_second_reader_has_the_spaces_with_context_models() -> None:
+    """The second reader knows the table files of all spaces in use."""
+    assert {space.code: space.name for space in spaces.SPACES} == reader.NAMES_OF_TABLES
+
+
 # Random files
 
 UNKNOWN_IGNORABLE = [bytes([name]) for name in range(256) if name & 0x20 and bytes([name]) not in container.METADATA]
@@ -404,14 +568,19 @@ def _files(draw: st.DrawFn) -> tuple[Container, dict[str, bytes], NDArray[np.uin
     seed = draw(st.integers(0, 2**32 - 1))
     space = draw(st.sampled_from(spaces.SPACES))
     symbols = _symbols(seed, space.shape(width, height), draw(st.lists(st.sampled_from(entropy.WIDTHS), min_size=1)))
+    rate = draw(st.integers(0, 255))
+    # The second reader takes its time for method 1.
+    payload = draw(st.sampled_from([entropy.ZSTD, entropy.RANGE] if symbols[0].size <= 4 else [entropy.ZSTD]))
+    if payload == entropy.RANGE:
+        symbols = np.maximum(symbols, -quantize.MAX_SYMBOL)
     header = Header(
         width=width,
         height=height,
         mode=mode,
         space=space.code,
         quantizer=quantize.SCALAR,
-        rate=draw(st.integers(0, 255)),
-        payload=entropy.ZSTD,
+        rate=rate,
+        payload=payload,
         model=draw(st.binary(min_size=16, max_size=16)),
         flags=draw(st.integers(0, 15)) << 4,
     )
@@ -424,7 +593,8 @@ def _files(draw: st.DrawFn) -> tuple[Container, dict[str, bytes], NDArray[np.uin
     if mode.has_alpha:
         plane = np.random.default_rng(seed).integers(0, 256, (height, width)).astype(np.uint8)
         sections = [*sections, Section(Name.ALPHA, alpha.encode(plane))]
-    sections = [*sections, Section(Name.LATENT, entropy.encode(symbols))]
+    data = entropy.encode(symbols, payload, space.name, quantize.log2_steps(space.tables.log2_steps, rate))
+    sections = [*sections, Section(Name.LATENT, data)]
     file = Container(header._replace(sections=len(sections)), tuple(sections))
     return file, {name.decode(): data for name, data in metadata.items()}, plane, symbols
 

@@ -319,8 +319,13 @@ def test_without_torch_all_but_pixels_is_there(plain_path: Path, python: Callabl
     assert python(program, plain_path) == "(8, 6) True\nTrue\nTrue"
 
 
-def test_without_zstandard_a_file_can_be_opened(plain_path: Path, python: Callable[..., str]) -> None:
-    """A file without packed metadata; the rest says what to install."""
+@pytest.mark.parametrize(("payload", "answer"), [("zstd", "True"), ("range", "loaded")])
+def test_without_zstandard_a_file_can_be_opened(
+    tmp_path: Path, python: Callable[..., str], payload: str, answer: str
+) -> None:
+    """A file without packed metadata; where its payload needs zstandard, the error says what to install."""
+    path = tmp_path / "plain.sdl"
+    images.gradient().save(path, payload=payload)
     program = """if True:
         import sys
         sys.modules["zstandard"] = None
@@ -330,7 +335,8 @@ def test_without_zstandard_a_file_can_be_opened(plain_path: Path, python: Callab
             print(image.size)
             try:
                 image.load()
+                print("loaded")
             except pillow_sdl.BackendError as error:
                 print("pip install zstandard" in str(error))
     """
-    assert python(program, plain_path) == "(47, 33)\nTrue"
+    assert python(program, path) == f"(47, 33)\n{answer}"

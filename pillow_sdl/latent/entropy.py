@@ -1,6 +1,9 @@
-"""Symbols <-> payload bytes.  Method 0: planes of symbols, packed at their narrowest width, in one zstd frame.
+"""Symbols <-> payload bytes, by two methods.
 
-Content of the frame (SPEC 8.3): a byte for each channel, the bits per symbol of its plane (0, 2, 4, 8 or 16); then
+Method 0, for the simplest readers: planes of symbols, packed at their narrowest width, in one zstd frame.  Method 1:
+what the integer context model of the latent space foretells (`context`), coded by `rans`.
+
+Content of the frame of method 0 (SPEC 8.3): a byte for each channel, the bits per symbol of its plane (0, 2, 4, 8 or 16); then
 the planes, those of 2 bits first, then those of 4, 8 and 16, within a width in the order of the channels.  Grouping
 planes of like spread is worth 7 to 11 % against int8 planes in channel order.
 """
@@ -13,12 +16,27 @@ import numpy as np
 
 from .. import zstdframe
 from ..errors import MalformedError, UnsupportedError
+from . import context, rans
+from .quantize import MAX_SYMBOL
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ZSTD: Final = 0
-"""Number of this method in a header."""
+RANGE: Final = 1
+"""Numbers of the methods in a header."""
+
+STATE_SHARE: Final = 600
+"""Payload bytes for each state of the coder: a state costs 3 bytes, so they take .5 % at most."""
+
+MANY: Final = 1 << 19
+"""Symbols from which on several states are quicker than one."""
+
+MAX_LANES: Final = 12
+"""Largest value of the byte that gives the number of states."""
+
+SYMBOLS_PER_BIT: Final = 1 << 15
+"""More symbols than a bit can tell.  No value has a frequency above 2^16 - 4, as each distribution has 5 values or more."""
 
 SECTION: Final = "L"
 WIDTHS: Final = (0, 2, 4, 8, 16)
@@ -64,11 +82,7 @@ def _unpack(data: bytes, bits: int, count: int) -> NDArray[np.int16]:
     return result
 
 
-def encode(symbols: NDArray[np.int16], method: int = ZSTD) -> bytes:
-    """Payload of symbols int16 (C, h, w), all sides at least 1.  Raises ValueError for an unknown method."""
-    if method != ZSTD:
-        msg = f"payload method must be {ZSTD} (zstd), not {method}"
-        raise ValueError(msg)
+def _encode_zstd(symbols: NDArray[np.int16]) -> bytes:
     widths = [_width(plane) for plane in symbols]
     groups = [
         b"".join(_pack(plane, bits) for plane, found in zip(symbols, widths, strict=True) if found == bits)
@@ -77,15 +91,7 @@ def encode(symbols: NDArray[np.int16], method: int = ZSTD) -> bytes:
     return zstdframe.compress(bytes(widths), *groups)
 
 
-def decode(payload: bytes, shape: tuple[int, int, int], method: int = ZSTD) -> NDArray[np.int16]:
-    """Symbols int16 of that shape (C, h, w): exactly those that were encoded.
-
-    Raises UnsupportedError for an unknown method, LimitError if the frame is larger than the shape allows,
-    MalformedError (Z-01 to Z-03 for the frame, P-01 to P-04 for its content).
-    """
-    if method != ZSTD:
-        msg = f"payload method {method} found; this reader knows {ZSTD} (zstd)"
-        raise UnsupportedError(msg)
+def _decode_zstd(payload: bytes, shape: tuple[int, int, int]) -> NDArray[np.int16]:
     channels, count = shape[0], shape[1] * shape[2]
     content = zstdframe.decompress(payload, limit=channels * (1 + 2 * count), section=SECTION)
     widths = content[:channels]
@@ -107,3 +113,84 @@ def decode(payload: bytes, shape: tuple[int, int, int], method: int = ZSTD) -> N
             symbols[channel] = _unpack(content[position:end], bits, count)
             position = end
     return symbols.reshape(shape)
+
+
+def _states(lanes: int) -> int:
+    """Number of the coder's states for the byte in the payload."""
+    return rans.LANES << lanes - 1 if lanes else 1
+
+
+def _encode_range(symbols: NDArray[np.int16], space: str, log2_steps: NDArray[np.int64]) -> bytes:
+    model = context.model(space)
+    if symbols.min() < -MAX_SYMBOL:
+        msg = f"a symbol beyond +-{MAX_SYMBOL}, the largest that method 1 can hold"
+        raise ValueError(msg)
+    used = [index for index, group in enumerate(model.groups, 1) if symbols[group.channels].any()]
+    groups = max(used, default=0)
+    if not groups:
+        return bytes(2)
+    coder = rans.Encoder()
+    walk = context.Walk(model, log2_steps, groups, *symbols.shape[1:])
+    context.code(walk, context.distributions(), symbols, coder)
+    coded = sum(len(group.channels) for group in walk.groups) * symbols[0].size
+    wanted = min(coder.bits() / 8 / STATE_SHARE, coded / (1 << 15)) if coded >= MANY else 0
+    lanes = max(lanes for lanes in range(MAX_LANES + 1) if lanes == 0 or _states(lanes) <= wanted)
+    return bytes([groups, lanes]) + coder.finish(_states(lanes))
+
+
+def _decode_range(
+    payload: bytes, shape: tuple[int, int, int], space: str, log2_steps: NDArray[np.int64]
+) -> NDArray[np.int16]:
+    model = context.model(space)
+    if len(payload) < 2 or payload[0] > len(model.groups):
+        msg = f"the payload does not begin with a number of groups of channels up to {len(model.groups)}"
+        raise MalformedError(msg, section=SECTION, rule="R-01")
+    groups, lanes = payload[:2]
+    if lanes > (MAX_LANES if groups else 0):
+        msg = f"{lanes} found where the number of the entropy coder's states should be"
+        raise MalformedError(msg, section=SECTION, rule="R-02")
+    coded = sum(len(group.channels) for group in model.groups[:groups]) * shape[1] * shape[2]
+    if coded > SYMBOLS_PER_BIT * 8 * len(payload):
+        # Bound to come, and told before a few bytes make room for the largest picture.
+        raise rans.exhausted()
+    symbols = np.zeros(shape, np.int16)
+    if groups:
+        coder = rans.Decoder(payload[2:], _states(lanes))
+        walk = context.Walk(model, log2_steps, groups, *shape[1:])
+        context.decode(walk, context.distributions(), symbols, coder)
+        coder.finish()
+    elif len(payload) > 2:
+        msg = "a payload without groups goes on after its two bytes"
+        raise MalformedError(msg, section=SECTION, rule="R-05")
+    return symbols
+
+
+def encode(symbols: NDArray[np.int16], method: int, space: str, log2_steps: NDArray[np.int64]) -> bytes:
+    """Payload of symbols int16 (C, h, w), all sides at least 1.
+
+    space: name of the latent space.   log2_steps: int64 (C,), as `quantize.log2_steps` gives them.
+    Raises ValueError for an unknown method, and for a symbol of -32768 in method 1; UnsupportedError for method 1 in a
+    space without a context model.
+    """
+    if method == ZSTD:
+        return _encode_zstd(symbols)
+    if method == RANGE:
+        return _encode_range(symbols, space, log2_steps)
+    msg = f"payload method must be {ZSTD} (zstd) or {RANGE} (range), not {method}"
+    raise ValueError(msg)
+
+
+def decode(
+    payload: bytes, shape: tuple[int, int, int], method: int, space: str, log2_steps: NDArray[np.int64]
+) -> NDArray[np.int16]:
+    """Symbols int16 of that shape (C, h, w): exactly those that were encoded.
+
+    Raises UnsupportedError for an unknown method, LimitError if a zstd frame is larger than the shape allows,
+    MalformedError (Z-01 to Z-03 for the frame, P-01 to P-04 for its content, R-01 to R-06 for method 1).
+    """
+    if method == ZSTD:
+        return _decode_zstd(payload, shape)
+    if method == RANGE:
+        return _decode_range(payload, shape, space, log2_steps)
+    msg = f"payload method {method} found; this reader knows {ZSTD} (zstd) and {RANGE} (range)"
+    raise UnsupportedError(msg)

@@ -39,21 +39,15 @@ def steps(table: NDArray[np.int16], rate: int) -> NDArray[np.float32]:
     return np.exp2(log2_steps(table, rate) / STEP_UNIT).astype(np.float32)
 
 
-def quantize(latent: NDArray[np.float32], step: NDArray[np.float32]) -> NDArray[np.int16]:
-    """Symbols of a latent: the nearest multiples of the steps.
+def scale(latent: NDArray[np.float32], step: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A latent float32 (C, h, w) in units of its steps, float32 (C,) and > 0."""
+    result: NDArray[np.float32] = latent / step[:, None, None]
+    return result
 
-    latent: float32 (C, h, w), finite.   step: float32 (C,), > 0.   Returns int16 (C, h, w), clipped to +-32767.
-    Raises ValueError if the latent is not finite.
 
-    A dead zone (rounding magnitudes up from .55 on in place of .5) was measured: 6 % more bytes at equal LPIPS.
-    """
-    scaled = latent / step[:, None, None]
-    if not np.isfinite(scaled).all():
-        msg = "the latent holds values that are not finite"
-        raise ValueError(msg)
-    np.rint(scaled, out=scaled)
-    np.clip(scaled, -MAX_SYMBOL, MAX_SYMBOL, out=scaled)
-    return scaled.astype(np.int16)
+def round_off(scaled: NDArray[np.float32]) -> NDArray[np.int16]:
+    """The symbols nearest to a latent in units of its steps, float32 (C, h, w), finite; clipped to +-32767."""
+    return np.clip(np.rint(scaled), -MAX_SYMBOL, MAX_SYMBOL).astype(np.int16)
 
 
 def dequantize(symbols: NDArray[np.int16], step: NDArray[np.float32]) -> NDArray[np.float32]:

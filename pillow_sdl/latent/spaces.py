@@ -62,22 +62,31 @@ class Tables:
     preview: NDArray[np.float32]
 
 
-@cache
-def _tables(space: LatentSpace) -> Tables:
+def read_arrays(name: str, sha256: str) -> dict[str, NDArray[np.generic]]:
+    """Arrays of a file that ships in `weights/`, which must be the registry's.
+
+    Raises ModelNotFoundError or ModelMismatchError if the file is missing or another.
+    """
     from safetensors.numpy import load
 
-    path = WEIGHTS / f"{space.name}-tables.safetensors"
+    path = WEIGHTS / f"{name}.safetensors"
     try:
         data = path.read_bytes()
     except FileNotFoundError as exc:
-        msg = f"the tables of latent space {space.name} are missing: {path}; reinstall pillow-sdl"
-        raise ModelNotFoundError(msg, model_id=space.name, searched=(str(path),)) from exc
+        msg = f"the tables {name} are missing: {path}; reinstall pillow-sdl"
+        raise ModelNotFoundError(msg, model_id=name, searched=(str(path),)) from exc
     found = hashlib.sha256(data).hexdigest()
-    if found != space.tables_sha256:
-        msg = f"the tables in {path} have SHA-256 {found}; those of {space.name} have {space.tables_sha256}"
-        raise ModelMismatchError(msg, expected=space.tables_sha256, found=found)
-    arrays = load(data)
-    return Tables(arrays["log2_steps"], arrays["preview"].astype(np.float32))
+    if found != sha256:
+        msg = f"the tables in {path} have SHA-256 {found}; those of the registry have {sha256}"
+        raise ModelMismatchError(msg, expected=sha256, found=found)
+    arrays: dict[str, NDArray[np.generic]] = load(data)
+    return arrays
+
+
+@cache
+def _tables(space: LatentSpace) -> Tables:
+    arrays = read_arrays(f"{space.name}-tables", space.tables_sha256)
+    return Tables(arrays["log2_steps"].astype(np.int16), arrays["preview"].astype(np.float32))
 
 
 SPACES: Final = (

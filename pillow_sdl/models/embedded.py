@@ -137,6 +137,12 @@ ENCODER_MARGIN: Final = 11
 DECODER_MARGIN: Final = 14
 """Latent positions that the networks see on each side of one: half their receptive fields, rounded up."""
 
+GRADIENT_CORE: Final = 64
+"""As `tiling.CORE`, where gradients are wanted: they take five times the memory."""
+
+PROBE: Final = 48
+"""Latent positions along a side of what `curvature` looks at."""
+
 
 class EmbeddedModel:
     """The network with its weights, on a device, from arrays to arrays.  Implements `store.Autoencoder`.
@@ -168,11 +174,12 @@ class EmbeddedModel:
         self._device = torch.device(device)
 
     @contextmanager
-    def _running(self) -> Iterator[None]:
+    def _running(self, *, gradients: bool = False) -> Iterator[None]:
         """Float32 without gradients, whatever the caller has set torch to; its errors as ModelError."""
         try:
             with (
-                torch.inference_mode(),
+                torch.inference_mode(not gradients),
+                torch.set_grad_enabled(gradients),
                 torch.autocast(self._device.type, enabled=False),
                 torch.backends.cudnn.flags(allow_tf32=False),
             ):
@@ -217,6 +224,45 @@ class EmbeddedModel:
             if progress:
                 progress(done, len(todo))
         return pixels
+
+    def squared_error(
+        self, latent: NDArray[np.float32], rate: int, pixels: NDArray[np.uint8]
+    ) -> tuple[float, NDArray[np.float32]]:
+        """See `store.Autoencoder`.  In tiles whose margin covers what a value reaches, not all that pixel depends on."""
+        height, width = latent.shape[1:]
+        gradient = np.empty_like(latent)
+        total = 0.0
+        for rows, columns in tiles(height, width, DECODER_MARGIN, GRADIENT_CORE):
+            wanted = torch.tensor(pixels[_pixels(rows.computed), _pixels(columns.computed)], device=self._device)
+            with self._running(gradients=True):
+                piece, found = self._decoded(latent[:, rows.computed, columns.computed], rate)
+                difference = found[0, :, : wanted.shape[0], : wanted.shape[1]] - wanted.permute(2, 0, 1).float() / 255
+                error = difference.square()
+                (slope,) = torch.autograd.grad(error.sum(), piece)
+                total += float(error[:, _pixels(rows.kept), _pixels(columns.kept)].detach().sum())
+            gradient[:, rows.place, columns.place] = slope[0, :, rows.kept, columns.kept].cpu().numpy()
+        return total, gradient
+
+    def curvature(self, latent: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
+        """See `store.Autoencoder`.  Estimated on the latent's middle with one random projection of the pixels.
+
+        Source: Hutchinson 1990, for the diagonal of the Gauss-Newton matrix.
+        """
+        top, left = (max(side - PROBE, 0) // 2 for side in latent.shape[1:])
+        middle = latent[:, top : top + PROBE, left : left + PROBE]
+        with self._running(gradients=True):
+            piece, found = self._decoded(middle, rate)
+            signs = torch.randint(0, 2, found.shape, generator=torch.Generator().manual_seed(0)) * 2.0 - 1
+            (slope,) = torch.autograd.grad(found, piece, signs.to(self._device))
+        squares: NDArray[np.float32] = 2 * slope[0].square().mean((1, 2)).cpu().numpy()
+        result: NDArray[np.float32] = np.maximum(squares, squares.max() / 1000)
+        return result
+
+    def _decoded(self, latent: NDArray[np.float32], rate: int) -> tuple[Tensor, Tensor]:
+        """A latent as a tensor (1, 96, h, w) that gradients are wanted for, and what it decodes to."""
+        piece = torch.from_numpy(np.ascontiguousarray(latent))[None].to(self._device).requires_grad_()
+        level = torch.tensor([rate / 255], dtype=torch.float32, device=self._device)
+        return piece, self._network.decoder(piece.contiguous(memory_format=torch.channels_last), level)
 
 
 def _as_parameter(tensor: NDArray[np.generic]) -> Tensor:

@@ -46,6 +46,17 @@ class Autoencoder(Protocol):
     def decode(self, latent: NDArray[np.float32], rate: int, progress: Progress | None = None) -> NDArray[np.uint8]:
         """Latent float32 (C, h, w), quantised at a rate code -> pixels uint8 (factor * h, factor * w, 3)."""
 
+    def squared_error(
+        self, latent: NDArray[np.float32], rate: int, pixels: NDArray[np.uint8]
+    ) -> tuple[float, NDArray[np.float32]]:
+        """Squared error, in all, of the picture that a latent decodes to; its gradient by the latent.
+
+        Of pixels in 0..1, uint8 (H, W, 3) as they were given to `encode`.
+        """
+
+    def curvature(self, latent: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
+        """Second derivative of the squared error by a value of each channel: float32 (C,), about."""
+
 
 def tensor_hash(tensors: Mapping[str, NDArray[np.generic]]) -> bytes:
     """First 16 bytes of SHA-256 over the canonical listing of tensors (SPEC 7.2).

@@ -47,8 +47,9 @@ def spans(length: int, core: int, margin: int) -> list[Span]:
     ]
 
 
-def tiles(height: int, width: int, margin: int) -> list[tuple[Span, Span]]:
+def tiles(height: int, width: int, margin: int, core: int | None = None) -> list[tuple[Span, Span]]:
     """Tiles (rows, columns) of a latent of height x width positions: one if it is small enough, else many."""
+    core = core or CORE
     if height * width <= WHOLE:
         return [(Span(0, height, 0, height), Span(0, width, 0, width))]
-    return [(rows, columns) for rows in spans(height, CORE, margin) for columns in spans(width, CORE, margin)]
+    return [(rows, columns) for rows in spans(height, core, margin) for columns in spans(width, core, margin)]

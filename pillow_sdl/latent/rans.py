@@ -1,0 +1,236 @@
+"""Range asymmetric numeral systems: what `context` says about symbols <-> bytes (SPEC 8.6.4).
+
+Source: Duda 2013 (arXiv 1311.2540); interleaving of several states after Giesen 2014 (arXiv 1402.3392).  A state is
+32 bits, at least 2^16; probabilities are whole multiples of 2^-16; words of 16 bits move in and out.  Operation i
+of a payload works on state i mod N, so any N that follow each other can be done at once: with one state Python's
+own integers are quickest, with many (large pictures) numpy's are.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from ..errors import MalformedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+LOWEST: Final = 1 << 16
+"""Least value of a state between operations, and the value that each begins with in the encoder."""
+
+TOTAL: Final = 1 << 16
+"""Sum of the frequencies of one distribution."""
+
+LANES: Final = 16
+"""A payload has one state, or a multiple of this number of them."""
+
+SECTION: Final = "L"
+
+
+@dataclass(frozen=True, eq=False)
+class Distributions:
+    """A table of distributions, each over the entries `first[row]` to `first[row + 1] - 1`.
+
+    start: int64 (entries,), the sum of the frequencies of the entries before it in its row; 0 for a row's first.
+    frequency: int64 (entries,), at least 1; those of a row add up to 2^16.
+    """
+
+    first: NDArray[np.int64]
+    start: NDArray[np.int64]
+    frequency: NDArray[np.int64]
+
+    @classmethod
+    def from_frequencies(cls, sizes: NDArray[np.int64], frequency: NDArray[np.int64]) -> Distributions:
+        """sizes: entries of each row.   frequency: of all rows, one after another."""
+        first = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+        start = np.cumsum(frequency) - frequency - np.repeat(TOTAL * np.arange(len(sizes)), sizes)
+        return cls(first, start, frequency)
+
+    @cached_property
+    def ascending(self) -> NDArray[np.int64]:
+        """`start` with 2^16 more for each row, so that one search finds entries of any row."""
+        return self.start + np.repeat(TOTAL * np.arange(len(self.first) - 1), np.diff(self.first))
+
+    @cached_property
+    def lists(self) -> tuple[list[int], list[int]]:
+        """`start` and `frequency` as Python's own integers."""
+        return self.start.tolist(), self.frequency.tolist()
+
+
+class Encoder:
+    """Collects operations in the order in which they will be decoded; `finish` codes them from the last to the first."""
+
+    def __init__(self) -> None:
+        # Narrow types: these are all operations of a picture.
+        self._starts: list[NDArray[np.uint16]] = []
+        self._frequencies: list[NDArray[np.int32]] = []
+
+    def entries(self, table: Distributions, entries: NDArray[np.int64]) -> None:
+        """Code entries of a table, each with its row's distribution."""
+        self._add(table.start[entries], table.frequency[entries])
+
+    def uniform(self, values: NDArray[np.int64], bits: NDArray[np.int64]) -> None:
+        """Code values of 0..16 bits, all values equally likely."""
+        self._add(values << 16 - bits, 1 << 16 - bits)
+
+    def _add(self, start: NDArray[np.int64], frequency: NDArray[np.int64]) -> None:
+        self._starts.append(start.astype(np.uint16))
+        self._frequencies.append(frequency.astype(np.int32))
+
+    def bits(self) -> float:
+        """The least that the operations can take, by their probabilities."""
+        return sum(float((16 - np.log2(frequency)).sum()) for frequency in self._frequencies)
+
+    def finish(self, states: int) -> bytes:
+        """States and words, little-endian, for 1 state or a multiple of `LANES`."""
+        start = np.concatenate([np.empty(0, np.uint16), *self._starts])
+        frequency = np.concatenate([np.empty(0, np.int32), *self._frequencies])
+        if states == 1:
+            return _encode_one(start.tolist(), frequency.tolist())
+        return _encode_many(start, frequency, states)
+
+
+def _encode_one(starts: list[int], frequencies: list[int]) -> bytes:
+    state = LOWEST
+    words: list[int] = []
+    emit = words.append
+    for start, frequency in zip(reversed(starts), reversed(frequencies), strict=True):
+        if state >= frequency << 16:
+            emit(state & 0xFFFF)
+            state >>= 16
+        quotient, remainder = divmod(state, frequency)
+        state = (quotient << 16) + remainder + start
+    return np.array([state], "<u4").tobytes() + np.array(words[::-1], "<u2").tobytes()
+
+
+def _encode_many(start: NDArray[np.uint16], frequency: NDArray[np.int32], states: int) -> bytes:
+    state = np.full(states, LOWEST, np.int64)
+    chunks: list[NDArray[np.int64]] = []
+    for begin in range((len(start) - 1) // states * states, -1, -states):
+        f = frequency[begin : begin + states].astype(np.int64)
+        x = state[: len(f)]
+        full = x >= f << 16
+        chunks.append(x[full] & 0xFFFF)
+        x = np.where(full, x >> 16, x)
+        quotient, remainder = np.divmod(x, f)
+        state[: len(f)] = (quotient << 16) + remainder + start[begin : begin + states]
+    words = np.concatenate([np.empty(0, np.int64), *chunks[::-1]])
+    return state.astype("<u4").tobytes() + words.astype("<u2").tobytes()
+
+
+def exhausted() -> MalformedError:
+    """The error of a payload that holds too little (R-04)."""
+    return MalformedError("the payload ends before its last symbol", section=SECTION, rule="R-04")
+
+
+class Decoder:
+    """Takes the operations back, in their order."""
+
+    def __init__(self, data: bytes, states: int) -> None:
+        """data: as `Encoder.finish` made it.   Raises MalformedError (R-03) if it is too short or has an odd length."""
+        if len(data) < 4 * states or len(data) % 2:
+            msg = f"{len(data)} bytes cannot hold {states} states of the entropy coder and words of 16 bits"
+            raise MalformedError(msg, section=SECTION, rule="R-03")
+        self._state = np.frombuffer(data, "<u4", states).astype(np.int64)
+        if (self._state < LOWEST).any():
+            msg = "a state of the entropy coder is below 2^16"
+            raise MalformedError(msg, section=SECTION, rule="R-03")
+        self._words = np.frombuffer(data, "<u2", offset=4 * states).astype(np.int64)
+        self._word_list: list[int] = self._words.tolist() if states == 1 else []
+        self._position = 0
+        self._lane = 0
+
+    def entries(self, table: Distributions, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Entries of a table, int64, one for each of these rows.  Raises MalformedError (R-04) at the data's end."""
+        if len(self._state) == 1:
+            return self._entries_one(table, rows)
+        found = np.empty(len(rows), np.int64)
+        flat = table.ascending
+        offset = TOTAL * rows
+        for begin, end, lanes in self._rounds(len(rows)):
+            x = self._state[lanes]
+            slot = x & 0xFFFF
+            entry = np.searchsorted(flat, offset[begin:end] + slot, side="right") - 1
+            found[begin:end] = entry
+            self._advance(lanes, table.frequency[entry] * (x >> 16) + slot - table.start[entry])
+        return found
+
+    def _entries_one(self, table: Distributions, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        start, frequency = table.lists
+        words, position = self._word_list, self._position
+        state = int(self._state[0])
+        found: list[int] = []
+        append = found.append
+        for low, high in zip(table.first[rows].tolist(), table.first[rows + 1].tolist(), strict=True):
+            slot = state & 0xFFFF
+            entry = bisect_right(start, slot, low, high) - 1
+            append(entry)
+            state = frequency[entry] * (state >> 16) + slot - start[entry]
+            if state < 0x10000:
+                if position == len(words):
+                    raise exhausted()
+                state = state << 16 | words[position]
+                position += 1
+        self._state[0], self._position = state, position
+        return np.array(found, np.int64)
+
+    def uniform(self, bits: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Values of 0..16 bits each, int64.  Raises MalformedError (R-04) at the data's end."""
+        if len(self._state) == 1:
+            return self._uniform_one(bits)
+        found = np.empty(len(bits), np.int64)
+        for begin, end, lanes in self._rounds(len(bits)):
+            x = self._state[lanes]
+            shift = 16 - bits[begin:end]
+            found[begin:end] = (x & 0xFFFF) >> shift
+            self._advance(lanes, ((x >> 16) << shift) + (x & (1 << shift) - 1))
+        return found
+
+    def _uniform_one(self, bits: NDArray[np.int64]) -> NDArray[np.int64]:
+        words, position = self._word_list, self._position
+        state = int(self._state[0])
+        found: list[int] = []
+        for shift in (16 - bits).tolist():
+            found.append((state & 0xFFFF) >> shift)
+            state = ((state >> 16) << shift) + (state & (1 << shift) - 1)
+            if state < LOWEST:
+                if position == len(words):
+                    raise exhausted()
+                state = state << 16 | words[position]
+                position += 1
+        self._state[0], self._position = state, position
+        return np.array(found, np.int64)
+
+    def _rounds(self, count: int) -> Iterator[tuple[int, int, slice]]:
+        """(begin, end, lanes) of operations that can be done at once."""
+        states = len(self._state)
+        begin = 0
+        while begin < count:
+            end = min(count, begin + states - self._lane)
+            yield begin, end, slice(self._lane, self._lane + end - begin)
+            self._lane = (self._lane + end - begin) % states
+            begin = end
+
+    def _advance(self, lanes: slice, state: NDArray[np.int64]) -> None:
+        """Store new states, each filled up with a word where it is below 2^16."""
+        low = np.flatnonzero(state < LOWEST)
+        if len(low):
+            end = self._position + len(low)
+            if end > len(self._words):
+                raise exhausted()
+            state[low] = state[low] << 16 | self._words[self._position : end]
+            self._position = end
+        self._state[lanes] = state
+
+    def finish(self) -> None:
+        """Raise MalformedError (R-05) unless all words are read and all states are as the encoder began."""
+        if self._position != len(self._words) or (self._state != LOWEST).any():
+            msg = "the entropy coder does not end where its encoder began"
+            raise MalformedError(msg, section=SECTION, rule="R-05")
