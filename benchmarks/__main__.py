@@ -1,8 +1,14 @@
-"""Measure: `python -m benchmarks rd ...`, `python -m benchmarks speed ...`.  Results are JSON, committed in results/."""
+"""Measure: `python -m benchmarks rd ...`, `entropy ...`, `speed ...`; README's table: `table ...`.
+
+Results are committed in results/.
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -10,29 +16,73 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def main() -> None:
+    from benchmarks.codecs import sdl_variant
+
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     rd = commands.add_parser("rd", help="quality of formats at equal whole-file bytes")
     rd.add_argument("--images", type=Path, required=True, help="folder of photos, lossless ones for figures that count")
     rd.add_argument("--metrics", type=Path, required=True, help="folder of LPIPS and DISTS weights")
-    rd.add_argument("--rates", type=float, nargs="+", default=[0.15, 0.25, 0.5], help="bits per pixel")
+    rd.add_argument("--rates", type=float, nargs="+", default=[0.1, 0.15, 0.25, 0.5], help="bits per pixel")
+    rd.add_argument(
+        "--sdl",
+        type=sdl_variant,
+        action="append",
+        default=[],
+        metavar="MODEL:EFFORT:PAYLOAD",
+        help="a variant of SDL, any part may be empty; may be repeated; default: the defaults of save",
+    )
+    rd.add_argument("--latents", type=Path, help="folder of an AutoencoderTiny: measure vaepack and vaezip on it")
     rd.add_argument("--limit", type=int, help="only the first photos")
+    rd.add_argument("--restart", action="store_true", help="measure anew what an earlier run has measured")
     rd.add_argument("--output", type=Path, default=RESULTS / "rd.json")
+    entropy = commands.add_parser("entropy", help="bytes and times of entropy coders on the same symbols")
+    entropy.add_argument("--images", type=Path, required=True, help="folder of photos")
+    entropy.add_argument("--space", required=True, help="name of the latent space, whose context model is used")
+    entropy.add_argument("--model", type=Path, help="folder of an AutoencoderTiny; default: the package's own model")
+    points = entropy.add_mutually_exclusive_group()
+    points.add_argument("--steps", type=float, nargs="+", help="one for all channels; default with --model: .25 .5 .75")
+    points.add_argument("--qualities", type=int, nargs="+", help="the space's own steps; default: 10 30 50 70 90")
+    entropy.add_argument("--scale", action="store_true", help="also times on a latent repeated 1, 4 and 16 times")
+    entropy.add_argument("--repeats", type=int, default=5, help="calls that a time is the median of")
+    entropy.add_argument("--limit", type=int, help="only the first photos")
+    entropy.add_argument("--restart", action="store_true", help="measure anew what an earlier run has measured")
+    entropy.add_argument("--output", type=Path, help="default: entropy_SPACE.json among the results")
+    table = commands.add_parser("table", help="write the table of results between README's markers")
+    table.add_argument("results", type=Path)
+    table.add_argument("--readme", type=Path, required=True)
     speed = commands.add_parser("speed", help="time of encode, decode, open, thumbnail, import; memory")
     speed.add_argument("--photo", type=Path, required=True, help="a photo of at least 512 x 512")
     speed.add_argument("--repeats", type=int, default=15)
     speed.add_argument("--side", type=int, default=10_000, help="of the large picture in pixels, 0 for none")
     speed.add_argument("--output", type=Path, default=RESULTS / "speed.json")
-    options = parser.parse_args()
-    if options.command == "rd":
+    options = vars(parser.parse_args())
+    command = options.pop("command")
+    if command == "rd":
         from benchmarks import rd as measure_rd
 
-        measure_rd.run(options.images, options.metrics, options.output, options.rates, options.limit)
+        measure_rd.run(**options)
+    elif command == "entropy":
+        from benchmarks.runs import ONE_THREAD
+
+        # BLAS reads these when numpy is imported.
+        assert "numpy" not in sys.modules
+        os.environ.update(ONE_THREAD)
+        from benchmarks import entropy as measure_entropy
+
+        options["output"] = options["output"] or RESULTS / f"entropy_{options['space']}.json"
+        measure_entropy.run(**options)
+    elif command == "table":
+        from benchmarks import report
+
+        found = report.table(json.loads(options["results"].read_text("utf-8")))
+        readme: Path = options["readme"]
+        readme.write_text(report.insert(readme.read_text("utf-8"), found), "utf-8")
     else:
         from benchmarks import speed as measure_speed
 
         with tempfile.TemporaryDirectory() as folder:
-            measure_speed.run(options.photo, options.output, Path(folder), options.repeats, options.side)
+            measure_speed.run(folder=Path(folder), **options)
 
 
 if __name__ == "__main__":

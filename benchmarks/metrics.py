@@ -1,8 +1,9 @@
-"""Image-quality metrics on torch tensors: PSNR, LPIPS and DISTS.
+"""Image-quality metrics on torch tensors: PSNR, MS-SSIM, LPIPS and DISTS.
 
 Pixels are float32 (B, 3, H, W) in 0..1.  The weights of LPIPS and DISTS are not part of the project: their
 folder is given by the caller.  LPIPS: Zhang et al. 2018 (arXiv 1801.03924), version 0.1, AlexNet.
-DISTS: Ding et al. 2020 (arXiv 2004.07728).
+DISTS: Ding et al. 2020 (arXiv 2004.07728).  MS-SSIM: Wang, Simoncelli and Bovik 2003, "Multiscale structural
+similarity for image quality assessment".
 """
 
 from __future__ import annotations
@@ -20,6 +21,15 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 LPIPS_SHIFT = (-0.030, -0.088, -0.188)
 LPIPS_SCALE = (0.458, 0.448, 0.450)
 
+# MS-SSIM: the exponents of the five scales, finest first; the window; the constants for pixels in 0..1.
+SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+WINDOW = 11
+WINDOW_SIGMA = 1.5
+SSIM_C1 = 0.01**2
+SSIM_C2 = 0.03**2
+SMALLEST_SIDE = WINDOW * 2 ** (len(SCALE_WEIGHTS) - 1)
+"""In pixels: the coarsest scale has room for one window, 11 x 16 = 176."""
+
 
 def _per_channel(values: tuple[float, ...]) -> Tensor:
     return torch.tensor(values).view(1, -1, 1, 1)
@@ -28,6 +38,48 @@ def _per_channel(values: tuple[float, ...]) -> Tensor:
 def psnr(x: Tensor, y: Tensor) -> Tensor:
     """Peak signal-to-noise ratio in dB of each image of the batch: (B,)."""
     return -10 * torch.log10((x - y).square().mean((1, 2, 3)))
+
+
+def _blurred(x: Tensor) -> Tensor:
+    """Weighted means over the Gaussian window where it fits: (B, C, H - 10, W - 10)."""
+    offsets = torch.arange(WINDOW, dtype=x.dtype, device=x.device) - WINDOW // 2
+    window = torch.exp(-offsets.square() / (2 * WINDOW_SIGMA**2))
+    kernel = (window / window.sum()).expand(x.shape[1], 1, 1, WINDOW)
+    x = F.conv2d(x, kernel, groups=x.shape[1])
+    return F.conv2d(x, kernel.mT, groups=x.shape[1])
+
+
+def _similarity(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """SSIM, and its factors contrast and structure without luminance: means over the image, (B, C) each."""
+    mean_x, mean_y = _blurred(x), _blurred(y)
+    var_x = _blurred(x.square()) - mean_x.square()
+    var_y = _blurred(y.square()) - mean_y.square()
+    covariance = _blurred(x * y) - mean_x * mean_y
+    contrast = (2 * covariance + SSIM_C2) / (var_x + var_y + SSIM_C2)
+    luminance = (2 * mean_x * mean_y + SSIM_C1) / (mean_x.square() + mean_y.square() + SSIM_C1)
+    return (luminance * contrast).mean((2, 3)), contrast.mean((2, 3))
+
+
+def ms_ssim(x: Tensor, y: Tensor) -> Tensor:
+    """Multi-scale structural similarity, mean over the channels: (B,), 1 for equal images.
+
+    A scale that correlates negatively counts as 0, as its broken power would not be a number.
+    Raises ValueError for images with a side below 176 pixels.
+    """
+    if min(x.shape[-2:]) < SMALLEST_SIDE:
+        msg = f"MS-SSIM needs {SMALLEST_SIDE} x {SMALLEST_SIDE} pixels or more, not {x.shape[-1]} x {x.shape[-2]}"
+        raise ValueError(msg)
+    # In flat areas the difference of nearly equal squares is all that there is: float32 would be 2e-4 off.
+    x, y = x.double(), y.double()
+    result = x.new_ones(x.shape[:2])
+    for scale, weight in enumerate(SCALE_WEIGHTS):
+        if scale:
+            # An odd last row or column is averaged with itself, as the authors' program does.
+            x, y = (F.avg_pool2d(image, 2, ceil_mode=True) for image in (x, y))
+        ssim, contrast = _similarity(x, y)
+        coarsest = scale == len(SCALE_WEIGHTS) - 1
+        result = result * (ssim if coarsest else contrast).clamp(min=0) ** weight
+    return result.mean(1).float()
 
 
 class Lpips(nn.Module):

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import platform
-import statistics
 import time
-from importlib.metadata import version
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Final, Protocol
 
 import numpy as np
 import torch
@@ -16,12 +14,29 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks.codecs import FORMATS, Encoded, decode, largest_within, nearest
-from benchmarks.metrics import Dists, Lpips, psnr
+from benchmarks.codecs import FORMATS, PLUGINS, Codec, Encoded, Format, Search
+from benchmarks.metrics import SMALLEST_SIDE, Dists, Lpips, ms_ssim, psnr
+from benchmarks.peers import Peer, Tiny, peers
+from benchmarks.report import plot, results, table
+from benchmarks.runs import Journal, Row, command, photos, versions
 from pillow_sdl.models import cards
 
-ANCHOR = "WebP"
-METRICS = ("psnr", "lpips", "dists")
+TOLERANCE: Final = 0.1
+"""Of the bytes asked for: a file further off is marked."""
+
+
+class FeatureMetric(Protocol):
+    """A distance of features, which are computed once for a photo that many pictures are compared with."""
+
+    def features(self, pixels: Tensor) -> list[Tensor]:
+        """Of pixels (1, 3, H, W) in 0..1."""
+
+    def distance(self, x: list[Tensor], y: list[Tensor]) -> Tensor:
+        """(1,), 0 for equal images."""
+
+
+Perceptual = Mapping[str, FeatureMetric]
+"""LPIPS and DISTS by their names in a row."""
 
 
 def _tensor(image: Image.Image) -> Tensor:
@@ -32,119 +47,165 @@ class Reference:
     """A photo and its features, which all formats are compared with."""
 
     @torch.inference_mode()
-    def __init__(self, image: Image.Image, lpips: Lpips, dists: Dists) -> None:
-        self.pixels = _tensor(image)
-        self.lpips, self.dists = lpips, dists
-        self.lpips_features, self.dists_features = lpips.features(self.pixels), dists.features(self.pixels)
+    def __init__(self, path: Path, perceptual: Perceptual) -> None:
+        with Image.open(path) as source:
+            # Pixels only: no format is to pay for a photo's Exif or colour profile.
+            self.image = Image.fromarray(np.array(source.convert("RGB")))
+        self.pixels = _tensor(self.image)
+        self.perceptual = perceptual
+        self.features = {name: metric.features(self.pixels) for name, metric in perceptual.items()}
+
+    @torch.inference_mode()
+    def measure(self, codec: Codec, encoded: Encoded) -> Row:
+        """Bytes, metrics and times of a file."""
+        started = time.perf_counter()
+        image = codec.decode(encoded.data, self.image.size)
+        seconds = time.perf_counter() - started
+        decoded = _tensor(image)
+        found = {
+            "quality": encoded.quality,
+            "bytes": len(encoded.data),
+            "bpp": 8 * len(encoded.data) / (self.image.width * self.image.height),
+            "psnr": psnr(decoded, self.pixels).item(),
+            "ms_ssim": ms_ssim(decoded, self.pixels).item(),
+        }
+        for name, metric in self.perceptual.items():
+            found[name] = metric.distance(metric.features(decoded), self.features[name]).item()
+        return found | {"encode_s": encoded.seconds, "decode_s": seconds}
 
 
-@torch.inference_mode()
-def _measure(reference: Reference, encoded: Encoded) -> dict[str, Any]:
-    image, seconds = decode(encoded.data)
-    decoded = _tensor(image)
-    lpips, dists = reference.lpips, reference.dists
-    return {
-        "bytes": len(encoded.data),
-        "bpp": 8 * len(encoded.data) / (image.width * image.height),
-        "quality": encoded.quality,
-        "fits": encoded.fits,
-        "psnr": psnr(decoded, reference.pixels).item(),
-        "lpips": lpips.distance(lpips.features(decoded), reference.lpips_features).item(),
-        "dists": dists.distance(dists.features(decoded), reference.dists_features).item(),
-        "decode_s": seconds,
+Target = float | str
+"""Bytes to come near to: a rate in bits per pixel, or the label of a peer's file, which has a size of its own."""
+
+
+def _targets(codec: Codec, rates: Sequence[float], codecs: Sequence[Codec]) -> list[Target]:
+    """Peers have no fine scale: they are measured as they are, and SDL at the bytes of each of their files."""
+    if isinstance(codec, Peer):
+        return list(codec.labels)
+    sdl = isinstance(codec, Format) and codec.pillow == "SDL"
+    return [*rates, *(label for peer in codecs if isinstance(peer, Peer) and sdl for label in peer.labels)]
+
+
+def measure_photo(
+    path: Path, wanted: Sequence[tuple[Codec, list[Target]]], perceptual: Perceptual, sizes: dict[Target, int]
+) -> Iterator[Row]:
+    """Rows of one photo: the file nearest to each target.   sizes: bytes of the peers' files that are known already."""
+    reference = Reference(path, perceptual)
+    pixels = reference.image.width * reference.image.height
+    for codec, targets in wanted:
+        search = Search(codec, reference.image)
+        for target in targets:
+            if isinstance(codec, Peer):
+                encoded = search.at(codec.labels[str(target)])
+                size = sizes[target] = len(encoded.data)
+            else:
+                size = round(target * pixels / 8) if isinstance(target, float) else sizes[target]
+                encoded = search.nearest(size)
+            off = abs(len(encoded.data) - size) > TOLERANCE * size
+            row = {"photo": path.name, "format": codec.name, "target": target, "off_target": off}
+            yield row | reference.measure(codec, encoded)
+
+
+def measure(
+    paths: Sequence[Path], codecs: Sequence[Codec], rates: Sequence[float], perceptual: Perceptual, journal: Journal
+) -> list[Row]:
+    """Rows of all photos, those that the journal has already among them.   codecs: peers before formats of SDL."""
+    done = {(row["photo"], row["format"], row["target"]): row for row in journal.rows}
+    targets = {codec.name: _targets(codec, rates, codecs) for codec in codecs}
+    peer_names = {codec.name for codec in codecs if isinstance(codec, Peer)}
+    total = len(paths) * sum(map(len, targets.values()))
+    with tqdm(total=total, unit="file", disable=None) as bar:
+        for path in paths:
+            wanted = [(c, [t for t in targets[c.name] if (path.name, c.name, t) not in done]) for c in codecs]
+            count = sum(len(left) for _, left in wanted)
+            bar.update(total // len(paths) - count)
+            files = [row for row in done.values() if row["photo"] == path.name and row["format"] in peer_names]
+            sizes = {row["target"]: row["bytes"] for row in files}
+            for row in measure_photo(path, wanted, perceptual, sizes) if count else ():
+                journal.append(row)
+                done[row["photo"], row["format"], row["target"]] = row
+                bar.set_postfix_str(f"{row['photo']} {row['format']}")
+                bar.update()
+    return [done[path.name, codec.name, t] for path in paths for codec in codecs for t in targets[codec.name]]
+
+
+def _refusal(codec: Codec) -> str | None:
+    """Why a codec does not work.  Loads what it loads at its first use, so that no photo's time has it."""
+    image = Image.new("RGB", (64, 64))
+    try:
+        codec.decode(codec.encode(image, codec.qualities[0]), image.size)
+    except Exception as exc:  # noqa: BLE001  packages of others may raise anything
+        return f"{type(exc).__name__}: {exc}"
+    return None
+
+
+def available(sdl: Sequence[Format], latents: Path | None) -> tuple[list[Codec], dict[str, str]]:
+    """What can be measured here, and the reasons of what cannot.   sdl: variants; none for the defaults of `save`.
+
+    Raises SystemExit if a variant of SDL does not work: a wrong option, no weights.
+    """
+    found: list[Codec] = []
+    skipped: dict[str, str] = {}
+    for codec in (*(codec for codec in FORMATS if codec.pillow != "SDL"), *PLUGINS):
+        if reason := codec.missing():
+            skipped[codec.name] = reason
+        else:
+            found.append(codec)
+    if latents:
+        try:
+            coders, missing = peers(Tiny(latents))
+        except ImportError as exc:
+            coders, missing = [], {"vaepack, vaezip": f"diffusers cannot be imported: {exc}"}
+        found += coders
+        skipped |= missing
+    else:
+        skipped["vaepack, vaezip"] = "--latents names no autoencoder"
+    working = []
+    for other in found:
+        if refusal := _refusal(other):
+            skipped[other.name] = refusal
+        else:
+            working.append(other)
+    for variant in sdl or [codec for codec in FORMATS if codec.pillow == "SDL"]:
+        if refusal := _refusal(variant):
+            msg = f"{variant.name}: {refusal}"
+            raise SystemExit(msg)
+        working.append(variant)
+    return working, skipped
+
+
+def run(
+    images: Path,
+    metrics: Path,
+    output: Path,
+    *,
+    rates: Sequence[float],
+    limit: int | None,
+    sdl: Sequence[Format],
+    latents: Path | None,
+    restart: bool,
+) -> None:
+    """Measure, write `output`, a JSON file, and the plot next to it, and print the table."""
+    paths = photos(images, limit, SMALLEST_SIDE)  # What MS-SSIM needs.
+    codecs, skipped = available(sdl, latents)
+    for name, reason in skipped.items():
+        print(f"Without {name}: {reason}")
+    # Neither the limit nor the command: they choose photos, and rows of the others stay good.
+    setting = {
+        "images": images.name,
+        "rates": list(rates),
+        "search": "the file nearest to the target over the whole scale of qualities, in every format",
+        "formats": {codec.name: codec.options for codec in codecs if isinstance(codec, Format)},
+        "latents": latents and latents.name,
+        "skipped": skipped,
+        "versions": versions(),
+        "models": {card.name: card.sha256 for card in cards.CARDS},
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
     }
-
-
-def measure_photo(path: Path, rates: list[float], lpips: Lpips, dists: Dists) -> list[dict[str, Any]]:
-    """Rows of one photo: for each rate, WebP's file nearest to it, and what others reach in at most its bytes."""
-    image = Image.open(path).convert("RGB")
-    reference = Reference(image, lpips, dists)
-    anchor = next(codec for codec in FORMATS if codec.name == ANCHOR)
-    rows = []
-    for rate in rates:
-        anchored = nearest(anchor, image, round(rate * image.width * image.height / 8))
-        for codec in FORMATS:
-            started = time.perf_counter()
-            encoded = anchored if codec is anchor else largest_within(codec, image, len(anchored.data))
-            found = _measure(reference, encoded)
-            rows.append(
-                {"photo": path.name, "rate": rate, "format": codec.name}
-                | found
-                | {"search_s": time.perf_counter() - started}
-            )
-    return rows
-
-
-def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Means over photos of each format at each rate."""
-    means = []
-    for rate in sorted({row["rate"] for row in rows}):
-        for codec in FORMATS:
-            chosen = [row for row in rows if row["rate"] == rate and row["format"] == codec.name]
-            if not chosen:
-                continue
-            mean = {name: statistics.fmean(row[name] for row in chosen) for name in ("bpp", *METRICS)}
-            over = sum(not row["fits"] for row in chosen)
-            means.append({"rate": rate, "format": codec.name, "photos": len(chosen), "over_budget": over} | mean)
-    return means
-
-
-def table(means: list[dict[str, Any]]) -> str:
-    """The means in Markdown."""
-    lines = ["| target bpp | format | bpp | PSNR dB | LPIPS | DISTS | over budget |", "|---|---|---|---|---|---|---|"]
-    lines += [
-        f"| {row['rate']:.2f} | {row['format']} | {row['bpp']:.4f} | {row['psnr']:.2f} | {row['lpips']:.4f} "
-        f"| {row['dists']:.4f} | {row['over_budget']} of {row['photos']} |"
-        for row in means
-    ]
-    return "\n".join(lines)
-
-
-def versions() -> dict[str, str]:
-    """What a result depends on."""
-    packages = ("pillow-sdl", "pillow", "torch", "numpy", "zstandard")
-    return {"python": platform.python_version()} | {name: version(name) for name in packages}
-
-
-def plot(rows: list[dict[str, Any]], path: Path) -> None:
-    """Means of LPIPS, DISTS and PSNR over bits per pixel."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    means = summarise(rows)
-    figure, axes = plt.subplots(1, len(METRICS), figsize=(13, 4), layout="constrained")
-    for axis, metric in zip(axes, METRICS, strict=True):
-        for codec in FORMATS:
-            line = [(row["bpp"], row[metric]) for row in means if row["format"] == codec.name]
-            axis.plot(*zip(*line, strict=True), marker="o", label=codec.name)
-        axis.set(xlabel="bits per pixel, whole file", ylabel=metric.upper())
-        axis.grid(alpha=0.3)
-    axes[0].legend()
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-
-
-def run(images: Path, metrics: Path, output: Path, rates: list[float], limit: int | None) -> None:
-    """Measure, resuming what `output` holds already, and print the table.   output: a JSON file."""
-    paths = sorted(path for path in images.iterdir() if path.suffix.lower() in {".png", ".jpg", ".jpeg"})[:limit]
-    rows: list[dict[str, Any]] = []
-    setting = {"rates": rates, "formats": [(c.name, c.options) for c in FORMATS], "versions": versions()}
-    setting |= {"model": [card.sha256 for card in cards.CARDS], "images": images.name}
-    setting = json.loads(json.dumps(setting))
-    if output.exists():
-        earlier = json.loads(output.read_text())
-        if earlier["setting"] == setting:
-            rows = earlier["rows"]
-    done = {row["photo"] for row in rows}
-    lpips, dists = Lpips(metrics), Dists(metrics)
-    for path in tqdm(paths, unit="photo", disable=None):
-        if path.name in done:
-            continue
-        rows += measure_photo(path, rates, lpips, dists)
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json.dumps({"setting": setting, "means": summarise(rows), "rows": rows}, indent=1) + "\n")
-    chosen = [row for row in rows if row["photo"] in {path.name for path in paths}]
-    plot(chosen, output.with_suffix(".png"))
-    print(table(summarise(chosen)))
+    journal = Journal(output, setting, restart=restart)
+    perceptual: Perceptual = {"lpips": Lpips(metrics), "dists": Dists(metrics)}
+    found = results({"command": command(), "setting": setting}, measure(paths, codecs, rates, perceptual, journal))
+    plot(found["means"], output.with_suffix(".png"))
+    journal.finish(found)
+    print(table(found))

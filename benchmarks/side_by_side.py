@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from benchmarks.codecs import FORMATS, decode, largest_within
+from benchmarks.codecs import FORMATS, Search
 
 PHOTO = Path(__file__).resolve().parent.parent / "docs" / "grace_hopper.jpg"
 CAPTION = 34
@@ -46,7 +46,7 @@ def main() -> None:
     except OSError as exc:
         parser.error(f"{options.photo}: {exc.strerror or exc}")
     sdl = next(codec for codec in FORMATS if codec.name == "SDL")
-    decode(sdl.encode(image, options.quality))  # The first time loads torch and the weights.
+    sdl.decode(sdl.encode(image, options.quality), image.size)  # The first time loads torch and the weights.
     data = sdl.encode(image, options.quality)
     file = options.output.with_suffix(".sdl")
     file.write_bytes(data)
@@ -55,14 +55,15 @@ def main() -> None:
     print(f"{'format':8}{'bytes':>9}{'bits/pixel':>12}{'quality':>9}{'encode s':>10}{'decode s':>10}")
     panels = [(f"original, {options.photo.stat().st_size:,} bytes", image.copy())]
     for codec in FORMATS:
-        quality = options.quality if codec is sdl else largest_within(codec, image, len(data)).quality
+        search = Search(codec, image)
+        found = search.at(options.quality) if codec is sdl else search.largest_within(len(data))
+        content = found.data
         started = time.perf_counter()
-        content = codec.encode(image, quality)
-        encode_s = time.perf_counter() - started
-        picture, decode_s = decode(content)
+        picture = codec.decode(content, image.size)
+        decode_s = time.perf_counter() - started
         note = "" if len(content) <= len(data) else "  cannot be smaller"
         bpp = 8 * len(content) / (image.width * image.height)
-        print(f"{codec.name:8}{len(content):9,}{bpp:12.3f}{quality:9}{encode_s:10.3f}{decode_s:10.3f}{note}")
+        print(f"{codec.name:8}{len(content):9,}{bpp:12.3f}{found.quality:9}{found.seconds:10.3f}{decode_s:10.3f}{note}")
         panels.append((f"{codec.name}, {len(content):,} bytes", picture))
     for _, picture in panels:
         picture.thumbnail((LARGEST, LARGEST))

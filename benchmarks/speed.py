@@ -9,11 +9,12 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
+
+from benchmarks.runs import median_seconds
 
 COLD = """
 import time
@@ -67,16 +68,6 @@ if {alpha}:
 """
 
 
-def _median(action: Callable[[], object], repeats: int) -> float:
-    action()
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        action()
-        times.append(time.perf_counter() - started)
-    return statistics.median(times)
-
-
 def _python(program: str) -> str:
     return subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout  # noqa: S603
 
@@ -115,11 +106,11 @@ def run(photo: Path, output: Path, folder: Path, repeats: int, side: int) -> Non
     found: dict[str, Any] = {
         "threads": torch.get_num_threads(),
         "bytes": len(data),
-        "encode_512_s": _median(lambda: image.save(io.BytesIO(), "SDL"), repeats),
-        "decode_512_s": _median(lambda: Image.open(io.BytesIO(data)).load(), repeats),
-        "open_s": _median(lambda: Image.open(path).close(), 10 * repeats),
-        "thumbnail_96_s": _median(lambda: Image.open(path).thumbnail((96, 96)), repeats),
-        "verify_s": _median(lambda: Image.open(path).verify(), repeats),
+        "encode_512_s": median_seconds(lambda: image.save(io.BytesIO(), "SDL"), repeats),
+        "decode_512_s": median_seconds(lambda: Image.open(io.BytesIO(data)).load(), repeats),
+        "open_s": median_seconds(lambda: Image.open(path).close(), 10 * repeats),
+        "thumbnail_96_s": median_seconds(lambda: Image.open(path).thumbnail((96, 96)), repeats),
+        "verify_s": median_seconds(lambda: Image.open(path).verify(), repeats),
         "import_s": statistics.median(float(_python(IMPORTS)) for _ in range(11)),
         "cold_load_s": {name: statistics.median(row[name] for row in cold) for name in cold[0]},
     }

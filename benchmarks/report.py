@@ -1,0 +1,167 @@
+"""What rows of rate and distortion say: means, differences of rate, the tables of README, the plot."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from benchmarks.bd_rate import bd_rate
+
+if TYPE_CHECKING:
+    from benchmarks.runs import Row
+
+SCHEMA: Final = 1
+"""Of the results' JSON; rises when a reader of the one before would go wrong."""
+BEGIN: Final = "<!-- benchmark: begin -->"
+END: Final = "<!-- benchmark: end -->"
+TIMES: Final = ("encode_s", "decode_s")
+
+
+class Metric(NamedTuple):
+    """How a metric is shown and compared."""
+
+    title: str
+    higher_is_better: bool
+    decimals: int
+
+
+METRICS: Final = {
+    "psnr": Metric("PSNR dB", True, 2),
+    "ms_ssim": Metric("MS-SSIM", True, 4),
+    "lpips": Metric("LPIPS", False, 4),
+    "dists": Metric("DISTS", False, 4),
+}
+
+
+def summarise(rows: list[Row]) -> list[Row]:
+    """Means over photos of each format at each target: rates first, rising, then the files of peers.
+
+    A row has a photo, a format, a target (bits per pixel, or the name of a peer's file, whose bytes are the target),
+    off_target (the file is more than 10 % off), and what was measured; bpp is of the whole file.
+    """
+    formats = list(dict.fromkeys(row["format"] for row in rows))
+    labels = list(dict.fromkeys(row["target"] for row in rows if isinstance(row["target"], str)))
+    groups: dict[tuple[float | str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["target"], row["format"]), []).append(row)
+
+    def order(group: tuple[float | str, str]) -> tuple[int, float, int]:
+        target, name = group
+        place = (1, labels.index(target)) if isinstance(target, str) else (0, target)
+        return (*place, formats.index(name))
+
+    means = []
+    for target, name in sorted(groups, key=order):
+        chosen = groups[target, name]
+        mean: Row = {"target": target, "format": name, "photos": len(chosen)}
+        mean["off_target"] = sum(row["off_target"] for row in chosen)
+        for measured in ("bpp", *METRICS, *TIMES):
+            mean[measured] = statistics.fmean(row[measured] for row in chosen)
+        means.append(mean)
+    return means
+
+
+def _curve(means: list[Row], name: str) -> list[Row]:
+    """Points of a format: those at the rates asked for, and of a format that has none of these, all."""
+    points = [mean for mean in means if mean["format"] == name]
+    return [point for point in points if isinstance(point["target"], float)] or points
+
+
+def differences(means: list[Row]) -> list[dict[str, Any]]:
+    """BD-rates in each metric, on the curves of means.
+
+    Of every variant of SDL against every other format, and of variants against the first one.
+    """
+    formats = list(dict.fromkeys(mean["format"] for mean in means))
+    sdl = [name for name in formats if name.split()[0] == "SDL"]
+    pairs = [(name, anchor) for name in sdl for anchor in formats if anchor not in sdl]
+    pairs += [(name, sdl[0]) for name in sdl[1:]]
+    found = []
+    for name, anchor in pairs:
+        for metric, about in METRICS.items():
+            curves = [[(mean["bpp"], mean[metric]) for mean in _curve(means, which)] for which in (anchor, name)]
+            result = bd_rate(*curves, higher_is_better=about.higher_is_better)
+            found.append({"format": name, "anchor": anchor, "metric": metric} | result._asdict())
+    return found
+
+
+def results(about: dict[str, Any], rows: list[Row]) -> dict[str, Any]:
+    """All that is written to the results' JSON.   about: how they were measured."""
+    means = summarise(rows)
+    return {"schema": SCHEMA, **about, "means": means, "bd_rates": differences(means), "rows": rows}
+
+
+def markdown(lines: list[list[str]]) -> str:
+    """A table, the first line its titles."""
+    titles, *rest = (f"| {' | '.join(cells)} |" for cells in lines)
+    return "\n".join([titles, "|---" * len(lines[0]) + "|", *rest])
+
+
+def _means_table(means: list[Row]) -> str:
+    titles = ["target", "format", "bpp", *(metric.title for metric in METRICS.values()), "encode s", "decode s"]
+    lines = [titles]
+    for mean in means:
+        target = mean["target"] if isinstance(mean["target"], str) else f"{mean['target']:.2f}"
+        missed = f" ({mean['off_target']} off)" if mean["off_target"] else ""
+        cells = [target, mean["format"], f"{mean['bpp']:.4f}{missed}"]
+        cells += [f"{mean[name]:.{metric.decimals}f}" for name, metric in METRICS.items()]
+        cells += [f"{mean[name]:.2f}" for name in TIMES]
+        lines.append(cells)
+    return markdown(lines)
+
+
+def _bd_table(found: list[dict[str, Any]]) -> str:
+    """BD-rates; a dash where curves have no quality in common."""
+    pairs: dict[tuple[str, str], list[str]] = {}
+    for pair in found:
+        shown = "-" if pair["percent"] is None else f"{pair['percent']:+.0f} %"
+        pairs.setdefault((pair["format"], pair["anchor"]), []).append(shown)
+    titles = ["bytes of", "against", *(metric.title.removesuffix(" dB") for metric in METRICS.values())]
+    return markdown([titles, *([name, anchor, *cells] for (name, anchor), cells in pairs.items())])
+
+
+def table(found: dict[str, Any]) -> str:
+    """Means and BD-rates in Markdown.   found: see `results`.  Raises ValueError if it is of another schema."""
+    if found.get("schema") != SCHEMA:
+        msg = f"the results are of schema {found.get('schema')}, not {SCHEMA}: measure again"
+        raise ValueError(msg)
+    parts = [_means_table(found["means"])]
+    if any(mean["off_target"] for mean in found["means"]):
+        photos = max(mean["photos"] for mean in found["means"])
+        parts += [f"(n off): on n of the {photos} photos no file is within 10 % of the target; the nearest one counts."]
+    if found["bd_rates"]:
+        parts += ["BD-rate: bytes more or less for the same quality, less is better; - where the qualities are apart."]
+        parts += [_bd_table(found["bd_rates"])]
+    parts += [f"Not measured: {name} ({reason})." for name, reason in found["setting"]["skipped"].items()]
+    return "\n\n".join(parts)
+
+
+def insert(text: str, new: str) -> str:
+    """A Markdown text with `new` between its two markers.  Raises ValueError if they are not there, once each."""
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        msg = f"the text needs one line {BEGIN} and after it one line {END}"
+        raise ValueError(msg)
+    return f"{text[: text.index(BEGIN)]}{BEGIN}\n{new}\n{text[text.index(END) :]}"
+
+
+def plot(means: list[Row], path: Path) -> None:
+    """Each metric over bits per pixel, as PNG; dashed where a format has sizes of its own."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(2, 2, figsize=(12, 9), layout="constrained")
+    for axis, name in zip(axes.flat, ("lpips", "dists", "psnr", "ms_ssim"), strict=True):
+        for codec in dict.fromkeys(mean["format"] for mean in means):
+            points = _curve(means, codec)
+            style = "--" if isinstance(points[0]["target"], str) else "-"
+            x, y = ([point[key] for point in points] for key in ("bpp", name))
+            axis.plot(x, y, style, marker="o", markersize=4, label=codec)
+        better = "higher" if METRICS[name].higher_is_better else "lower"
+        axis.set(xlabel="bits per pixel, whole file", ylabel=f"{METRICS[name].title} ({better} is better)")
+        axis.grid(alpha=0.3)
+    axes.flat[0].legend()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
