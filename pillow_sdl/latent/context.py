@@ -65,8 +65,8 @@ TABLES: Final = {
     "sdl1": "21e4c6a67cb69474dd9dcfe65838a4e6fc16d35785e5e3eec6ac64fa764bb241",
     "sd1": "ddabe8e5e28ceb80e890b37268f7e8b7ace15af37e75de40850f9ed146af695b",
     "sdxl": "5d2097c36f9c3ee96e2285fa0325d7d289ff59d6ec83197998d353ca4c76ead2",
-    "sd3": "",
-    "flux1": "",
+    "sd3": "1be611c2ba99f20626e6b20e671b710575a6b3e75af051c3f9248025e5fb24e0",
+    "flux1": "605ac5cd9892b67e92cae0063be2879267a06a114aa06d9c803bf2460f88bfaf",
 }
 """SHA-256 of the file of each latent space that has a context model (spec/registry.md)."""
 
