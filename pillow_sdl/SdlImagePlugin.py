@@ -101,9 +101,7 @@ class SdlImageFile(ImageFile.ImageFile):
         if self._is_preview:
             self.info["sdl_decoder"] = "preview"
             return
-        card = codec.decoder(self._header)
-        exact = card.hash == self._header.model.hex()
-        self.info["sdl_decoder"] = card.name if exact else f"{card.name} in place of {self._header.model.hex()}"
+        self.info["sdl_decoder"] = codec.decoder_name(self._header)
 
     def draft(self, mode: str | None, size: tuple[int, int] | None) -> tuple[str, tuple[int, int, float, float]] | None:
         """Set the image up to load as a preview, straight from the latent.

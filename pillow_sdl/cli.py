@@ -1,4 +1,4 @@
-"""The program `sdl`: encode, decode, info, verify.  All printing of the package is here."""
+"""The program `sdl`: encode, decode, info, verify, models.  All printing of the package is here."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 
 from . import __version__, codec, settings
 from . import container as sdl
+from .models import cards, search
 from .SdlImagePlugin import SdlImageFile
 
 if TYPE_CHECKING:
@@ -33,7 +34,9 @@ exit status:
   141  whatever read the output stopped reading
 
 environment:
-  PILLOW_SDL_DEVICE  where networks run: auto, cpu, cuda, cuda:N, mps, xpu
+  PILLOW_SDL_DEVICE    where networks run: auto, cpu, cuda, cuda:N, mps, xpu
+  PILLOW_SDL_MODELS    folders with models in diffusers' layout, separated as in PATH
+  PILLOW_SDL_DOWNLOAD  1: models that are missing are downloaded when they are needed
 """
 
 SECTION_NAMES = {"header": "header", "i": "ICC profile", "e": "Exif", "x": "XMP", "A": "alpha", "L": "latent"}
@@ -89,6 +92,10 @@ def _parser() -> argparse.ArgumentParser:
         "--payload", choices=[codec.AUTO, *codec.PAYLOADS], default=codec.AUTO,
         help="method of the entropy coder, default %(default)s: the smaller one",
     )  # fmt: skip
+    encode.add_argument(
+        "--model", choices=[card.name for card in cards.CARDS], default=codec.EncodeOptions().model, metavar="NAME",
+        help="as `sdl models` lists it, default %(default)s",
+    )  # fmt: skip
     encode.add_argument("--strip", action="store_true", help="do not keep Exif, XMP and ICC profile")
     decode = add("decode", _decode, "Turn .sdl files into pictures of another format.")
     decode.add_argument(
@@ -104,6 +111,17 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--device", type=_device, help="where the network runs: auto, cpu, cuda, cuda:N, mps, xpu")
     info = add("info", _info, "Say what .sdl files hold, without decoding them.")
     info.add_argument("--json", action="store_true", help="one JSON object a line, one for each input")
+    models = commands.add_parser(
+        "models", help=(text := "Say which models there are and where; fetch one."), description=text
+    )
+    models.set_defaults(run=_models, inputs=[""])
+    models.add_argument("--json", action="store_true", help="one JSON object a line, one for each model")
+    fetch = models.add_subparsers(metavar="COMMAND").add_parser(
+        "fetch", help=(text := "Download models into the hub's cache."), description=text
+    )
+    fetch.set_defaults(run=_fetch)
+    fetch.add_argument("inputs", nargs="+", metavar="NAME", help="as `sdl models` lists it")
+    fetch.add_argument("--quiet", action="store_true", help="print errors only, no progress bar")
     add("verify", _verify, "Check .sdl files: every checksum, symbols, alpha, metadata.  Needs no network.")
     return parser
 
@@ -279,7 +297,7 @@ def _encode(name: str, options: argparse.Namespace) -> None:
     with _open_image(name) as image, _tile_bar(name, options):
         metadata = {"icc_profile": b""} if options.strip else _metadata(image)
         target = io.BytesIO()
-        names = ("quality", "target_bytes", "effort", "payload", "tune")
+        names = ("quality", "target_bytes", "effort", "payload", "tune", "model")
         image.save(target, "SDL", **{name: getattr(options, name) for name in names}, **metadata)
         data = target.getvalue()
         _write(output, data)
@@ -336,6 +354,34 @@ def _verify(name: str, options: argparse.Namespace) -> None:
         print(f"{name}: good")
 
 
+def _models(_: str, options: argparse.Namespace) -> None:
+    for card in cards.CARDS:
+        folder = search.local(card) if card.repositories else None
+        found = {
+            "name": card.name,
+            "space": card.space,
+            "architecture": card.architecture,
+            "present": not card.repositories or folder is not None,
+            "folder": folder and str(folder),
+            "megabytes": card.megabytes,
+            "licence": card.licence,
+            "repositories": [repository.name for repository in card.repositories],
+        }
+        if options.json:
+            print(json.dumps(found))
+        else:
+            place = folder or (f"not here, {card.megabytes} MB to fetch" if card.repositories else "in the package")
+            print(f"{card.name:<14}  {card.space:<6}  {card.licence:<24}  {place}")
+
+
+def _fetch(name: str, options: argparse.Namespace) -> None:
+    card = cards.by_name(name)
+    if not card.repositories:
+        _say(options, f"{name}: in the package")
+        return
+    _say(options, f"{name}: {search.fetch(card, progress=not options.quiet)}")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run `sdl` and return its exit status (see EPILOG)."""
     parser = _parser()
@@ -355,7 +401,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         settings.current()
     except ValueError as exc:  # of the environment
-        parser.error(f"PILLOW_SDL_DEVICE: {exc}")
+        parser.error(str(exc))
     try:
         with settings.using(**({} if device is None else {"device": device})):
             status = _run_all(options)

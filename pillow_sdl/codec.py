@@ -177,7 +177,7 @@ def encode(
             quantizer=QUANTIZERS[options.quantizer],
             rate=rate,
             payload=payload,
-            model=bytes.fromhex(card.hash),
+            model=bytes.fromhex(network.hash),
         )
         return Container(header, (*sections, Section(Name.LATENT, data))).to_bytes()
 
@@ -305,7 +305,17 @@ def _assemble(colour: NDArray[np.uint8], alpha: NDArray[np.uint8] | None, mode: 
 
 def decoder(header: Header) -> cards.ModelCard:
     """The model that `decode` uses: the file's own, else another of its latent space.  Raises ModelNotFoundError."""
-    return cards.by_hash(header.model, _space(header).name)
+    from .models import store
+
+    return store.choose(header.model, _space(header).name)
+
+
+def decoder_name(header: Header) -> str:
+    """Name of the model that `decode` uses, and of the file's own if it is another.  Errors as for `decoder`."""
+    from .models import store
+
+    card, own = decoder(header), header.model.hex()
+    return card.name if store.hash_of(card) == own else f"{card.name} in place of {own}"
 
 
 def decode(file: Container) -> NDArray[np.uint8]:
@@ -336,8 +346,13 @@ def preview_size(header: Header, scale: int) -> tuple[int, int]:
 
 
 def preview_scale(header: Header, width: float, height: float) -> int | None:
-    """Fewest pixels per latent position whose preview is at least width x height, or None if none is."""
+    """Fewest pixels per latent position whose preview is at least width x height, or None if none is.
+
+    A preview is at most half the picture's size each way: a blurred one of full size is not worth having.
+    """
     for scale in linear.SCALES:
+        if preview_reduction(header, scale) < 2:
+            continue
         found = preview_size(header, scale)
         if found[0] >= width and found[1] >= height:
             return scale

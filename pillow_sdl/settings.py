@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any
 
 _DEVICE = re.compile(r"auto|cpu|mps|(cuda|xpu)(:\d+)?")
+
+DTYPES = ("float32", "float16", "bfloat16")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,11 +21,18 @@ class Settings:
 
     device: where networks run: "auto" (a CUDA GPU where there is one, else the CPU), "cpu", "cuda", "cuda:1",
     "mps", "xpu".  Default: the environment's PILLOW_SDL_DEVICE, else "auto".
+    dtype: what decoders of the Stable Diffusion family compute in: "float32", "float16", "bfloat16".
+    model_dirs: folders with models in diffusers' layout, or folders of such folders, before the hub's cache.  Default:
+    PILLOW_SDL_MODELS, separated as the system separates paths.
+    download: whether models may be downloaded.  Default: PILLOW_SDL_DOWNLOAD, 1 or 0, else no.
     progress: called with (tiles done, tiles in all) while a picture is encoded or decoded, in the thread that does it;
     pictures of up to 1 megapixel are one tile.
     """
 
     device: str = "auto"
+    dtype: str = "float32"
+    model_dirs: Iterable[str | os.PathLike[str]] = ()
+    download: bool = False
     progress: Callable[[int, int], None] | None = None
 
     def __post_init__(self) -> None:
@@ -31,6 +40,16 @@ class Settings:
         if not _DEVICE.fullmatch(str(self.device)):
             msg = f"device must be auto, cpu, mps, cuda, xpu, cuda:N or xpu:N, not {self.device!r}"
             raise ValueError(msg)
+        if self.dtype not in DTYPES:
+            msg = f"dtype must be one of {', '.join(DTYPES)}, not {self.dtype!r}"
+            raise ValueError(msg)
+        if isinstance(self.model_dirs, (str, os.PathLike)):
+            msg = f"model_dirs must be a list of folders, not {self.model_dirs!r}"
+            raise ValueError(msg)  # noqa: TRY004  as for all options
+        if self.download not in {True, False}:
+            msg = f"download must be True or False, not {self.download!r}"
+            raise ValueError(msg)
+        object.__setattr__(self, "model_dirs", tuple(self.model_dirs))
 
 
 _process: Settings | None = None
@@ -40,13 +59,29 @@ _context: ContextVar[Settings | None] = ContextVar("pillow_sdl_settings", defaul
 def current() -> Settings:
     """The settings in force: those of the innermost `using`, else those of `configure`, else the environment's.
 
-    Raises ValueError if PILLOW_SDL_DEVICE holds no device.
+    Raises ValueError if PILLOW_SDL_DEVICE holds no device, or PILLOW_SDL_DOWNLOAD neither 0 nor 1.
     """
     return _context.get() or _of_process()
 
 
 def _of_process() -> Settings:
-    return _process or Settings(device=os.environ.get("PILLOW_SDL_DEVICE") or "auto")
+    if _process is not None:
+        return _process
+    download = os.environ.get("PILLOW_SDL_DOWNLOAD") or "0"
+    if download not in {"0", "1"}:
+        msg = f"PILLOW_SDL_DOWNLOAD must be 0 or 1, not {download!r}"
+        raise ValueError(msg)
+    device = os.environ.get("PILLOW_SDL_DEVICE") or "auto"
+    try:
+        Settings(device=device)
+    except ValueError as exc:
+        msg = f"PILLOW_SDL_DEVICE: {exc}"
+        raise ValueError(msg) from None
+    return Settings(
+        device=device,
+        model_dirs=tuple(filter(None, os.environ.get("PILLOW_SDL_MODELS", "").split(os.pathsep))),
+        download=download == "1",
+    )
 
 
 def configure(**options: Any) -> Settings:

@@ -36,8 +36,13 @@ TEXT = Path(__file__).parent / "SPEC.md"
 MODEL = bytes(range(0xA0, 0xB0))
 """The model hash of all vectors: no model has it, and none is needed to read symbols."""
 
+SPACE = 16
 CHANNELS = 96
 FACTOR = 16
+"""Latent space of most vectors, its channels and its pixels per position."""
+
+SD1, SD3 = 1, 3
+SD1_CHANNELS, SD3_CHANNELS, SD_FACTOR = 4, 16, 8
 MODES = {"L": 0, "LA": 1, "RGB": 2, "RGBA": 3}
 
 
@@ -76,7 +81,7 @@ def header(
     height: int | bytes = 1,
     *,
     mode: int | str = "RGB",
-    space: int = 16,
+    space: int = SPACE,
     quantiser: int = 0,
     rate: int = 128,
     payload: int = 0,
@@ -163,9 +168,9 @@ def zero_planes(count: int = 1) -> Planes:
     return [[0] * count for _ in range(CHANNELS)]
 
 
-def noise_planes(count: int, widths: Sequence[int], seed: int = 1) -> Planes:
+def noise_planes(count: int, widths: Sequence[int], seed: int = 1, channels: int = CHANNELS) -> Planes:
     """Planes of `count` symbols, channel c with `widths[c % len(widths)]` bits."""
-    bits = [widths[channel % len(widths)] for channel in range(CHANNELS)]
+    bits = [widths[channel % len(widths)] for channel in range(channels)]
     return [noise(seed + channel, count, b) if b else [0] * count for channel, b in enumerate(bits)]
 
 
@@ -229,9 +234,11 @@ class Symbol(NamedTuple):
     model: reader.Prediction
 
 
-def coded_symbols(planes: Planes, groups: int, rate: int, height: int, width: int) -> list[list[Symbol]]:
+def coded_symbols(
+    planes: Planes, groups: int, rate: int, height: int, width: int, space: int = SPACE
+) -> list[list[Symbol]]:
     """SPEC 8.6.2: the symbols of each pass, for a picture of height x width positions."""
-    picture = reader.empty_latent(16, rate, height, width)
+    picture = reader.empty_latent(space, rate, height, width)
     for channel, plane in enumerate(planes):
         for index, symbol in enumerate(plane):
             picture.put(channel, index // width, index % width, symbol)
@@ -279,10 +286,10 @@ def coded(done: list[Operation], states: int, first: int = 2**16) -> bytes:
 
 
 def range_payload(
-    planes: Planes, groups: int, b: int = 0, *, rate: int = 128, height: int = 1, width: int = 1
+    planes: Planes, groups: int, b: int = 0, *, rate: int = 128, height: int = 1, width: int = 1, space: int = SPACE
 ) -> bytes:
     """SPEC 8.6: the payload of method 1 for a picture of height x width positions."""
-    passes = coded_symbols(planes, groups, rate, height, width)
+    passes = coded_symbols(planes, groups, rate, height, width, space)
     done = [operation for symbols in passes for operation in operations(symbols)]
     return bytes([groups, b]) + coded(done, 8 << b if b else 1)
 
@@ -446,26 +453,33 @@ GROUPS = len(reader.tensors("sdl1-context")["sizes"].values)
 
 
 def as_range(
-    planes: Planes, groups: int = GROUPS, b: int = 0, *, rate: int = 128, positions: tuple[int, int] = (1, 1)
+    planes: Planes,
+    groups: int = GROUPS,
+    b: int = 0,
+    *,
+    rate: int = 128,
+    positions: tuple[int, int] = (1, 1),
+    space: int = SPACE,
 ) -> Vector:
     """A file of method 1.   positions: width and height of the latent; the picture is a pixel less than they hold."""
     width, height = positions
-    size = (FACTOR * width - 1, FACTOR * height - 1)
-    data = range_payload(planes, groups, b, rate=rate, height=height, width=width)
-    whole = file(section("L", data), width=size[0], height=size[1], rate=rate, payload=1)
+    factor = FACTOR if space == SPACE else SD_FACTOR
+    size = (factor * width - 1, factor * height - 1)
+    data = range_payload(planes, groups, b, rate=rate, height=height, width=width, space=space)
+    whole = file(section("L", data), width=size[0], height=size[1], rate=rate, payload=1, space=space)
     return success(whole, planes, size=size, rate=rate)
 
 
-def first_groups(planes: Planes, groups: int) -> Planes:
+def first_groups(planes: Planes, groups: int, space: int = SPACE) -> Planes:
     """`planes` with only the channels of the first groups, all others zero."""
-    kept = {channel for group in reader.empty_latent(16, 0, 1, 1).groups[:groups] for channel in group}
+    kept = {channel for group in reader.empty_latent(space, 0, 1, 1).groups[:groups] for channel in group}
     return [plane if channel in kept else [0] * len(plane) for channel, plane in enumerate(planes)]
 
 
 def example_planes() -> Planes:
     """The symbols of SPEC 8.6.6's picture."""
     planes = zero_planes(2)
-    group = reader.empty_latent(16, 0, 1, 1).groups[0]
+    group = reader.empty_latent(SPACE, 0, 1, 1).groups[0]
     for channel, symbols in zip(group, ([2, 0], [-1, 300], [0, 1], [1, -1]), strict=True):
         planes[channel] = symbols
     return planes
@@ -475,7 +489,7 @@ def example() -> str:
     """What SPEC 8.6.6 tells of that picture, as it stands there."""
     planes = example_planes()
     data = range_payload(planes, 1, width=2)
-    e = reader.empty_latent(16, 128, 1, 2).e
+    e = reader.empty_latent(SPACE, 128, 1, 2).e
     lines = [f"    {data[at : at + 24].hex(' ').upper()}" for at in range(0, len(data), 24)]
     lines += ["", "    k  row  column  channel     e    mu   i   q   z  row of the table  symbol"]
     lines += [
@@ -547,7 +561,7 @@ def ok_range_one_column() -> Vector:
 
 def beyond(rate: int) -> Planes:
     """A position whose symbols all lie beyond their rows: by 1, 2, 3, ... 8, then by powers of 2, on both sides."""
-    picture = reader.empty_latent(16, rate, 1, 1)
+    picture = reader.empty_latent(SPACE, rate, 1, 1)
     count = 0
     for group, channels in enumerate(picture.groups):
         for channel, found in zip(channels, picture.predict(group, 0, 0, 0), strict=True):
@@ -590,6 +604,29 @@ def ok_range_16_states() -> Vector:
 def ok_range_128_states() -> Vector:
     """Method 1 with 128 states, more than there are operations: some states are never used."""
     return as_range(first_groups(noise_planes(2, (2,)), 2), 2, 4, positions=(2, 1))
+
+
+# Files that are read: other latent spaces
+
+
+@vector
+def ok_space_sd1() -> Vector:
+    """Latent space sd1, method 0: 17 x 9 pixels make 3 x 2 positions of 4 channels."""
+    planes = noise_planes(6, (2, 4, 8, 0), channels=SD1_CHANNELS)
+    return success(file(latent(planes), width=17, height=9, space=SD1), planes, size=(17, 9))
+
+
+@vector
+def ok_space_sd1_range() -> Vector:
+    """Latent space sd1, method 1: 5 x 3 positions, all groups."""
+    return as_range(noise_planes(15, (4, 2), channels=SD1_CHANNELS), 4, positions=(5, 3), space=SD1)
+
+
+@vector
+def ok_space_sd3_range() -> Vector:
+    """Latent space sd3, method 1: 3 x 2 positions, two of its four groups."""
+    planes = noise_planes(6, (4, 2), channels=SD3_CHANNELS)
+    return as_range(first_groups(planes, 2, SD3), 2, positions=(3, 2), space=SD3)
 
 
 # Files that are read: zstd frames
@@ -1463,9 +1500,9 @@ def new_space() -> Vector:
 
 
 @vector
-def new_space_kept() -> Vector:
-    """A latent space that the registry keeps, and version 0 does not use."""
-    return partly_read(space=1)
+def new_space_5() -> Vector:
+    """The smallest number that no latent space has."""
+    return partly_read(space=5)
 
 
 @vector

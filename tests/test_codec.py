@@ -15,7 +15,7 @@ from pillow_sdl import codec, container
 from pillow_sdl.container import Mode
 from pillow_sdl.errors import MalformedError, ModelError, ModelMismatchError
 from pillow_sdl.latent import spaces
-from pillow_sdl.models import cards, embedded, store, tiling
+from pillow_sdl.models import cards, store, tiled, tiling
 
 PHOTO = Path(__file__).parent.parent / "docs" / "grace_hopper.jpg"
 
@@ -270,7 +270,7 @@ def test_refining_in_tiles_is_refining(photo: Image.Image, monkeypatch: pytest.M
     latent = network.encode(pixels)
     error, gradient = network.squared_error(latent, 128, pixels)
     monkeypatch.setattr(tiling, "WHOLE", 0)
-    monkeypatch.setattr(embedded, "GRADIENT_CORE", 8)
+    monkeypatch.setattr(tiled, "GRADIENT_CORE", 8)
     error_in_tiles, gradient_in_tiles = network.squared_error(latent, 128, pixels)
     assert error_in_tiles == pytest.approx(error, rel=1e-3)
     assert np.abs(gradient_in_tiles - gradient).max() < 0.1 * np.abs(gradient).max()

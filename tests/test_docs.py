@@ -30,9 +30,10 @@ def test_the_example_runs(tmp_path: Path) -> None:
 def test_every_command_and_option_is_documented() -> None:
     """Commands of the program, options of save, settings: each stands in README."""
     commands = re.findall(r"^    sdl (\w+)", README, re.MULTILINE)
-    assert set(commands) == {"encode", "decode", "info", "verify"}
+    assert set(commands) == {"encode", "decode", "info", "verify", "models"}
     for command in commands:
-        assert cli._parser().parse_args([command, "x.sdl"]).command == command
+        arguments = [] if command == "models" else ["x.sdl"]
+        assert cli._parser().parse_args([command, *arguments]).command == command
     for option in [*dataclasses.fields(codec.EncodeOptions), *dataclasses.fields(settings.Settings)]:
         assert re.search(rf"`[^`\n]*\b{option.name}\b[^`\n]*`", README), option.name
 

@@ -42,7 +42,7 @@ THIRD_PARTY = {
     "zstdframe": {"zstandard"},
     "alpha": {"numpy"},
     "latent": {"numpy", "safetensors"},
-    "models": {"numpy", "safetensors", "torch", "diffusers", "huggingface_hub"},
+    "models": {"numpy", "safetensors", "torch", "diffusers", "huggingface_hub", "tqdm"},
     "codec": {"numpy"},
     "SdlImagePlugin": {"PIL", "numpy"},
     "cli": {"PIL", "numpy", "tqdm"},

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import tracemalloc
 from fractions import Fraction
 from math import floor
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,15 +16,18 @@ import zstandard
 from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from PIL import Image
 
-from pillow_sdl import alpha, errors, zstdframe
-from pillow_sdl.errors import LimitError, MalformedError, SdlError, UnsupportedError
+from pillow_sdl import alpha, codec, container, errors, zstdframe
+from pillow_sdl.errors import LimitError, MalformedError, ModelNotFoundError, SdlError, UnsupportedError
 from pillow_sdl.latent import entropy, preview, quantize, spaces
+from pillow_sdl.models import cards
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 TABLE = spaces.by_name("sdl1").tables.log2_steps
+VECTORS = Path(__file__).parent.parent / "spec" / "vectors"
 
 tables = hnp.arrays(np.int16, st.tuples(st.integers(2, 9), st.integers(1, 4)))
 shapes = st.tuples(st.integers(1, 5), st.integers(1, 9), st.integers(1, 9))
@@ -500,8 +505,54 @@ def test_a_latent_is_padded_up_to_whole_positions(size: tuple[int, int], shape: 
 
 def test_an_unknown_latent_space_is_named() -> None:
     """H-07: the message says what was found and what would do."""
-    with pytest.raises(UnsupportedError, match=r"space 3 found.*16 \(sdl1\)"):
-        spaces.by_code(3)
+    with pytest.raises(UnsupportedError, match=r"space 5 found.*1 \(sd1\).*16 \(sdl1\)"):
+        spaces.by_code(5)
+
+
+@pytest.mark.parametrize("space", spaces.SPACES, ids=lambda space: space.name)
+def test_a_space_has_tables_of_its_channels(space: spaces.LatentSpace) -> None:
+    """A step for each channel, smaller at higher rates, and pixels between black and white where the latent is 0."""
+    steps = space.tables.log2_steps
+    assert steps.shape[1:] == (space.channels,)
+    assert (quantize.steps(steps, 255) < quantize.steps(steps, 0)).all()
+    assert space.tables.preview.shape == (space.channels + 1, 192)
+    assert ((space.tables.preview[-1] > 0) & (space.tables.preview[-1] < 1)).all()
+
+
+@pytest.mark.parametrize("scale", preview.SCALES)
+@pytest.mark.parametrize("name", ["ok_space_sd1", "ok_space_sd1_range", "ok_space_sd3_range"])
+def test_a_preview_needs_no_model(name: str, scale: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """8 pixels of the table are 8 of the picture where the factor is 8; without a model there is no more (D-01)."""
+    monkeypatch.setattr(cards, "CARDS", ())
+    file = container.read(io.BytesIO((VECTORS / f"{name}.sdl").read_bytes()))
+    width, height = file.header.width, file.header.height
+    reduction = codec.preview_reduction(file.header, scale)
+    assert reduction == 8 // scale
+    found = codec.preview(file, scale)
+    assert found.shape == (-(-height // reduction), -(-width // reduction), 3)
+    assert found.std() > 5
+    with pytest.raises(ModelNotFoundError):
+        codec.decode(file)
+
+
+@pytest.mark.parametrize(("box", "size"), [((3, 3), (5, 3)), ((9, 9), (10, 6)), ((20, 12), (20, 12))])
+def test_a_draft_needs_no_model(box: tuple[int, int], size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 39 x 23 pixels at factor 8: an eighth, a quarter, half of the size."""
+    monkeypatch.setattr(cards, "CARDS", ())
+    path = VECTORS / "ok_space_sd1_range.sdl"
+    with Image.open(path) as image:
+        assert image.size == (39, 23)
+        image.draft(None, box)
+        image.load()
+        assert image.size == size
+        assert image.info["sdl_decoder"] == "preview"
+    with Image.open(path) as image:
+        image.thumbnail((10, 10))
+        assert image.size == (10, 6)
+    with Image.open(path) as image:
+        assert image.draft(None, (30, 18)) is None
+    with Image.open(path) as image, pytest.raises(ModelNotFoundError):
+        image.load()
 
 
 @pytest.mark.parametrize("scale", preview.SCALES)

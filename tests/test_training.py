@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from safetensors.torch import save_file
 
 from pillow_sdl.latent import spaces
 from training import train
+
+from . import images
 
 LPIPS_SHAPES = {"conv0": (64, 3, 11), "conv1": (192, 64, 5), "conv2": (384, 192, 3), "conv3": (256, 384, 3)}
 LPIPS_SHAPES |= {"conv4": (256, 256, 3)}
@@ -117,3 +120,47 @@ def test_a_checkpoint_becomes_weights_tables_and_hashes(
     assert tables["log2_steps"].dtype == np.int16
     assert tables["log2_steps"].shape[1] == spaces.by_name("sdl1").channels
     assert tables["preview"].shape == (spaces.by_name("sdl1").channels + 1, 192)
+
+
+def test_latents_of_photos_become_tables_and_hashes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Latents of which the pixels are a sum: the preview's map is that sum, the steps are those of the context model."""
+    from safetensors.numpy import load_file
+
+    from pillow_sdl.latent import preview, quantize
+    from training import context, latents, tables
+
+    root = tmp_path / "project"
+    for name in ("pillow_sdl/latent/spaces.py", "spec/registry.md"):
+        target = root / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(Path(__file__).parent.parent / name, target)
+    weights = root / "pillow_sdl" / "weights"
+    weights.mkdir()
+    monkeypatch.setattr(tables, "WEIGHTS", weights)
+
+    random = np.random.default_rng(0)
+    made = {}
+    for index in range(3):
+        images.noise(160, 140, seed=index).save(tmp_path / f"{index}.png")
+    for path, scale in zip(sorted(tmp_path.glob("*.png")), latents.SCALES, strict=True):
+        pixels = latents.middle(path, tables.CROP, scale)
+        blocks = pixels.reshape(pixels.shape[0] // 8, 8, pixels.shape[1] // 8, 8, 3).mean((1, 3)).transpose(2, 0, 1)
+        # Mean colours, 0.5 as 0, and a channel without any meaning.
+        made[path.name] = np.concatenate([blocks / 255 - 0.5, random.normal(size=(1, *blocks.shape[1:]))])
+    np.savez(tmp_path / "sd1.npz", allow_pickle=False, **made)
+    tables.main(["--space", "sd1", "--latents", str(tmp_path / "sd1.npz"), "--data", str(tmp_path), "--ship"])
+
+    path = weights / "sd1-tables.safetensors"
+    found = load_file(path)
+    taken = spaces.Tables(found["log2_steps"], found["preview"].astype(np.float32))
+    deviation = np.mean(np.sqrt(np.mean([np.square(latent).mean((1, 2)) for latent in made.values()], 0)))
+    for rate, octave in ((255, context.OCTAVES[0]), (0, context.OCTAVES[1])):
+        assert quantize.steps(taken.log2_steps, rate) == pytest.approx(deviation * 2**octave, rel=2**-8)
+    assert found["log2_steps"].dtype == np.int16
+    assert found["preview"].dtype == np.float16
+    latent = np.array([0.1, -0.2, 0.3, 0], np.float32)[:, None, None]
+    assert np.abs(preview.preview(latent, taken, 1) - 255 * (0.5 + latent[:3, 0, 0])).max() < 2
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert f"sd1-tables.safetensors` | {digest} |" in (root / "spec/registry.md").read_text()
+    row = f'name="sd1",\n        channels=4,\n        factor=8,\n        tables_sha256="{digest}"'
+    assert row in (root / "pillow_sdl/latent/spaces.py").read_text()

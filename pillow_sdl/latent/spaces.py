@@ -91,6 +91,34 @@ def _tables(space: LatentSpace) -> Tables:
 
 SPACES: Final = (
     LatentSpace(
+        code=1,
+        name="sd1",
+        channels=4,
+        factor=8,
+        tables_sha256="9175347874b72999d30f70598e00beda0cd1606e27d6b92f335293bebb823145",
+    ),
+    LatentSpace(
+        code=2,
+        name="sdxl",
+        channels=4,
+        factor=8,
+        tables_sha256="669edb19b8abdfd36af2ef044e847ef06a8c872e56e6533718b35446beeb515d",
+    ),
+    LatentSpace(
+        code=3,
+        name="sd3",
+        channels=16,
+        factor=8,
+        tables_sha256="413905de3ede9613198b6ec2e2ddfe5d8e26513c5b97d280bf07e509b3ac7ef6",
+    ),
+    LatentSpace(
+        code=4,
+        name="flux1",
+        channels=16,
+        factor=8,
+        tables_sha256="2a349feaa5449ba9900ec0fe309ab15eab89a2a5f8d9884e5f934f16b6d96bcb",
+    ),
+    LatentSpace(
         code=16,
         name="sdl1",
         channels=96,
@@ -98,7 +126,7 @@ SPACES: Final = (
         tables_sha256="546f4265c45cd3899b516dd2f45055035a9139c208d5d503284a7d6eb9729d36",
     ),
 )
-"""Codes 1 to 4 are kept for sd1, sdxl, sd3 and flux1 (spec/registry.md)."""
+"""In the order of spec/registry.md.  1 to 4: Stable Diffusion 1 and 2, SDXL, Stable Diffusion 3, FLUX.1; 16: ours."""
 
 
 def by_code(code: int) -> LatentSpace:

@@ -21,23 +21,20 @@ Source: our own; blocks after He et al. 2016 (arXiv 1512.03385), sub-pixel convo
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import ModelError, ModelMismatchError
-from .tiling import tiles
+from ..errors import ModelMismatchError
+from .tiled import TiledModel, on_device
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
+    import numpy as np
     from numpy.typing import NDArray
-
-    from .store import Progress
 
 LATENT_CHANNELS: Final = 96
 FACTOR: Final = 16
@@ -137,26 +134,23 @@ ENCODER_MARGIN: Final = 11
 DECODER_MARGIN: Final = 14
 """Latent positions that the networks see on each side of one: half their receptive fields, rounded up."""
 
-GRADIENT_CORE: Final = 64
-"""As `tiling.CORE`, where gradients are wanted: they take five times the memory."""
 
-PROBE: Final = 48
-"""Latent positions along a side of what `curvature` looks at."""
-
-
-class EmbeddedModel:
-    """The network with its weights, on a device, from arrays to arrays.  Implements `store.Autoencoder`.
+class EmbeddedModel(TiledModel):
+    """The network with its weights, on a device, from arrays to arrays.
 
     Runs in float32 whatever the weights are stored in.  Deterministic on one machine and number of threads.
     """
 
-    def __init__(self, tensors: Mapping[str, NDArray[np.generic]], device: str) -> None:
+    channels = LATENT_CHANNELS
+    factor = FACTOR
+    encoder_margin = ENCODER_MARGIN
+    decoder_margin = DECODER_MARGIN
+
+    def __init__(self, tensors: Mapping[str, NDArray[np.generic]], device: str, model_hash: str) -> None:
         """tensors: as stored, names beginning "encoder." and "decoder.".   device: see `settings.Settings`.
 
         Raises ModelMismatchError if they do not fit, ValueError if the device is not to be had.
         """
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
         with torch.device("meta"):
             network = EmbeddedAutoencoder()
         state = {name: _as_parameter(tensor) for name, tensor in tensors.items()}
@@ -166,111 +160,20 @@ class EmbeddedModel:
             msg = f"the weights do not fit the network: {str(exc).splitlines()[-1].strip()}"
             raise ModelMismatchError(msg) from exc
         network.requires_grad_(requires_grad=False)
-        try:
-            self._network = network.eval().to(device)
-        except (RuntimeError, AssertionError) as exc:  # a CPU build of torch asserts that it has no CUDA
-            msg = f"device {device} cannot be used: {str(exc).splitlines()[0]}"
-            raise ValueError(msg) from exc
-        self._device = torch.device(device)
+        self._network, found = on_device(network.eval(), device)
+        super().__init__(found, model_hash)
 
-    @contextmanager
-    def _running(self, *, gradients: bool = False) -> Iterator[None]:
-        """Float32 without gradients, whatever the caller has set torch to; its errors as ModelError."""
-        try:
-            with (
-                torch.inference_mode(not gradients),
-                torch.set_grad_enabled(gradients),
-                torch.autocast(self._device.type, enabled=False),
-                torch.backends.cudnn.flags(allow_tf32=False),
-            ):
-                yield
-        except RuntimeError as exc:
-            msg = f"the network failed on {self._device}: {str(exc).splitlines()[0]}"
-            raise ModelError(msg) from exc
-
-    def encode(self, pixels: NDArray[np.uint8], progress: Progress | None = None) -> NDArray[np.float32]:
-        """Pixels uint8 (H, W, 3) -> latent float32 (96, h, w), h = H / 16 rounded up.
-
-        What is missing to whole positions on the right and at the bottom repeats the last column and row.
-        """
-        height, width = (-(-side // FACTOR) for side in pixels.shape[:2])
-        latent = np.empty((LATENT_CHANNELS, height, width), np.float32)
-        todo = tiles(height, width, ENCODER_MARGIN)
-        for done, (rows, columns) in enumerate(todo, 1):
-            piece = pixels[_pixels(rows.computed), _pixels(columns.computed)]
-            missing = -piece.shape[0] % FACTOR, -piece.shape[1] % FACTOR
-            piece = np.pad(piece, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
-            with self._running():
-                batch = torch.from_numpy(piece).to(self._device)
-                found = self._network.encoder(batch.permute(2, 0, 1)[None].float() / 255)[0].cpu().numpy()
-            latent[:, rows.place, columns.place] = found[:, rows.kept, columns.kept]
-            if progress:
-                progress(done, len(todo))
-        return latent
-
-    def decode(self, latent: NDArray[np.float32], rate: int, progress: Progress | None = None) -> NDArray[np.uint8]:
-        """Latent float32 (96, h, w), quantised at rate code 0..255 -> pixels uint8 (16h, 16w, 3)."""
-        height, width = latent.shape[1:]
-        pixels = np.empty((height * FACTOR, width * FACTOR, 3), np.uint8)
-        level = torch.tensor([rate / 255], dtype=torch.float32, device=self._device)
-        todo = tiles(height, width, DECODER_MARGIN)
-        for done, (rows, columns) in enumerate(todo, 1):
-            piece = latent[:, rows.computed, columns.computed]
-            with self._running():
-                batch = torch.from_numpy(np.ascontiguousarray(piece))[None].to(self._device)
-                found = self._network.decoder(batch.contiguous(memory_format=torch.channels_last), level)[0]
-                found = found.mul_(255).round_().clamp_(0, 255).byte().permute(1, 2, 0).cpu().numpy()
-            pixels[_pixels(rows.place), _pixels(columns.place)] = found[_pixels(rows.kept), _pixels(columns.kept)]
-            if progress:
-                progress(done, len(todo))
-        return pixels
-
-    def squared_error(
-        self, latent: NDArray[np.float32], rate: int, pixels: NDArray[np.uint8]
-    ) -> tuple[float, NDArray[np.float32]]:
-        """See `store.Autoencoder`.  In tiles whose margin covers what a value reaches, not all that pixel depends on."""
-        height, width = latent.shape[1:]
-        gradient = np.empty_like(latent)
-        total = 0.0
-        for rows, columns in tiles(height, width, DECODER_MARGIN, GRADIENT_CORE):
-            wanted = torch.tensor(pixels[_pixels(rows.computed), _pixels(columns.computed)], device=self._device)
-            with self._running(gradients=True):
-                piece, found = self._decoded(latent[:, rows.computed, columns.computed], rate)
-                difference = found[0, :, : wanted.shape[0], : wanted.shape[1]] - wanted.permute(2, 0, 1).float() / 255
-                error = difference.square()
-                (slope,) = torch.autograd.grad(error.sum(), piece)
-                total += float(error[:, _pixels(rows.kept), _pixels(columns.kept)].detach().sum())
-            gradient[:, rows.place, columns.place] = slope[0, :, rows.kept, columns.kept].cpu().numpy()
-        return total, gradient
-
-    def curvature(self, latent: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
-        """See `store.Autoencoder`.  Estimated on the latent's middle with one random projection of the pixels.
-
-        Source: Hutchinson 1990, for the diagonal of the Gauss-Newton matrix.
-        """
-        top, left = (max(side - PROBE, 0) // 2 for side in latent.shape[1:])
-        middle = latent[:, top : top + PROBE, left : left + PROBE]
-        with self._running(gradients=True):
-            piece, found = self._decoded(middle, rate)
-            signs = torch.randint(0, 2, found.shape, generator=torch.Generator().manual_seed(0)) * 2.0 - 1
-            (slope,) = torch.autograd.grad(found, piece, signs.to(self._device))
-        squares: NDArray[np.float32] = 2 * slope[0].square().mean((1, 2)).cpu().numpy()
-        result: NDArray[np.float32] = np.maximum(squares, squares.max() / 1000)
+    def _encode(self, pixels: Tensor) -> Tensor:
+        result: Tensor = self._network.encoder(pixels)
         return result
 
-    def _decoded(self, latent: NDArray[np.float32], rate: int) -> tuple[Tensor, Tensor]:
-        """A latent as a tensor (1, 96, h, w) that gradients are wanted for, and what it decodes to."""
-        piece = torch.from_numpy(np.ascontiguousarray(latent))[None].to(self._device).requires_grad_()
-        level = torch.tensor([rate / 255], dtype=torch.float32, device=self._device)
-        return piece, self._network.decoder(piece.contiguous(memory_format=torch.channels_last), level)
+    def _decode(self, latent: Tensor, rate: int) -> Tensor:
+        level = torch.tensor([rate / 255], dtype=torch.float32, device=latent.device)
+        result: Tensor = self._network.decoder(latent, level)
+        return result
 
 
 def _as_parameter(tensor: NDArray[np.generic]) -> Tensor:
     """float32, and channels last where it is a convolution's: the order in which CPUs compute it fastest."""
     values = torch.from_numpy(tensor).float()
     return values.contiguous(memory_format=torch.channels_last) if values.ndim == 4 else values
-
-
-def _pixels(positions: slice) -> slice:
-    """The pixels of a stretch of latent positions."""
-    return slice(positions.start * FACTOR, positions.stop * FACTOR)

@@ -11,9 +11,10 @@ import numpy as np
 from .. import settings
 from ..errors import BackendError, ModelMismatchError, ModelNotFoundError
 from ..latent import spaces
+from . import cards, search
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -38,7 +39,9 @@ Progress: TypeAlias = "Callable[[int, int], None]"
 
 
 class Autoencoder(Protocol):
-    """What the rest of the package knows of a network."""
+    """What the rest of the package knows of a network.   hash: of its decoder (SPEC 7.2), hexadecimal."""
+
+    hash: str
 
     def encode(self, pixels: NDArray[np.uint8], progress: Progress | None = None) -> NDArray[np.float32]:
         """Pixels uint8 (H, W, 3) -> latent float32 (C, h, w)."""
@@ -65,17 +68,24 @@ def tensor_hash(tensors: Mapping[str, NDArray[np.generic]]) -> bytes:
     it, 0, shape in decimal with commas between, 0, the values little-endian in C order.  The same weights saved by
     another tool have the same hash.
     """
+    return _listing_hash(
+        (name, _DTYPES[t.dtype.name], t.shape, np.ascontiguousarray(t, dtype=t.dtype.newbyteorder("<")).data)
+        for name, t in tensors.items()
+    )
+
+
+def _listing_hash(listing: Iterable[tuple[str, str, Sequence[int], bytes | memoryview]]) -> bytes:
+    """The same from names, dtypes, shapes and values as they stand in the listing, in any order."""
     digest = hashlib.sha256()
-    for name in sorted(tensors, key=str.encode):
-        tensor = tensors[name]
-        shape = ",".join(map(str, tensor.shape))
-        digest.update(f"{name}\0{_DTYPES[tensor.dtype.name]}\0{shape}\0".encode())
-        digest.update(np.ascontiguousarray(tensor, dtype=tensor.dtype.newbyteorder("<")).data)
+    for name, dtype, shape, values in sorted(listing, key=lambda entry: entry[0].encode()):
+        digest.update(f"{name}\0{dtype}\0{','.join(map(str, shape))}\0".encode())
+        digest.update(values)
     return digest.digest()[:HASH_LENGTH]
 
 
-_loaded: dict[tuple[str, str], Autoencoder] = {}
-_lock = threading.Lock()
+_loaded: dict[tuple[str, ...], Autoencoder] = {}
+_hashes: dict[tuple[Path, int, int], str] = {}
+_lock = threading.RLock()
 
 
 def load(card: ModelCard) -> Autoencoder:
@@ -83,10 +93,12 @@ def load(card: ModelCard) -> Autoencoder:
 
     Raises ModelNotFoundError, ModelMismatchError if the weights' hash is not the card's, BackendError without torch.
     """
-    key = card.name, settings.current().device
+    options = settings.current()
+    folder = search.find(card) if card.repositories else WEIGHTS
+    key = card.name, options.device, options.dtype, str(folder)
     with _lock:
         if key not in _loaded:
-            _loaded[key] = _build(card, key[1])
+            _loaded[key] = _build(card, folder)
         return _loaded[key]
 
 
@@ -96,14 +108,90 @@ def release() -> None:
         _loaded.clear()
 
 
-def _build(card: ModelCard, device: str) -> Autoencoder:
+def hash_of(card: ModelCard) -> str:
+    """Hash of a model's decoder, hexadecimal: the card's, else that of the weights that are found.
+
+    Raises ModelNotFoundError, ModelMismatchError.
+    """
+    return card.hash or _hash_of(search.find(card), card)
+
+
+def choose(model: bytes, space: str) -> ModelCard:
+    """The card that decodes a file: of the model with that hash, else of another of its latent space.
+
+    Among others, those on this machine come first, in the order of the table.  Raises ModelNotFoundError.
+    """
+    of_space = [card for card in cards.CARDS if card.space == space]
+    wanted = model.hex()
+    for card in of_space:
+        if card.hash == wanted and (not card.repositories or settings.current().download or search.local(card)):
+            return card
+    present = [card for card in of_space if not card.repositories or search.local(card)]
+    for card in present:
+        if hash_of(card) == wanted:
+            return card
+    if present:
+        return present[0]
+    if of_space and settings.current().download:
+        return of_space[0]
+    msg = f"no model of the latent space {space} is on this machine: the file was made with model {wanted}"
+    where: tuple[str, ...] = ()
+    if of_space:
+        where = search.searched(of_space[0])
+        names = ", ".join(card.name for card in of_space)
+        msg += (
+            f"; any of {names} decodes it; searched: {', '.join(where)}; "
+            f"`sdl models fetch {of_space[0].name}` downloads one ({of_space[0].megabytes} MB)"
+        )
+    raise ModelNotFoundError(msg, model_id=wanted, searched=where)
+
+
+def _build(card: ModelCard, folder: Path) -> Autoencoder:
+    options = settings.current()
+    if card.architecture != "embedded":
+        found = _hash_of(folder, card)
+        if card.hash:
+            _compare(folder, card.name, card.hash, found)
+        try:
+            from . import diffusion
+        except ImportError as exc:
+            msg = f"model {card.name} needs diffusers: pip install 'pillow-sdl[diffusion]'"
+            raise BackendError(msg) from exc
+        network = diffusion.ARCHITECTURES[card.architecture]
+        return network(folder, spaces.by_name(card.space), options.device, options.dtype, found)
     tensors = _read(card)
     try:
         from . import embedded
     except ImportError as exc:
         msg = "encoding and decoding .sdl pictures needs PyTorch: pip install torch"
         raise BackendError(msg) from exc
-    return embedded.EmbeddedModel(tensors, device)
+    return embedded.EmbeddedModel(tensors, options.device, card.hash)
+
+
+def _hash_of(folder: Path, card: ModelCard) -> str:
+    """Hash of the decoder in a folder in diffusers' layout: tensors of `decoder.`, without it, and `post_quant_conv.`."""
+    from safetensors import SafetensorError, deserialize
+
+    path = search.weights_file(folder)
+    if path is None:
+        msg = f"the weights of model {card.name} are missing: {folder}"
+        raise ModelNotFoundError(msg, model_id=card.hash or card.name, searched=(str(folder),))
+    state = path.stat()
+    key = path, state.st_mtime_ns, state.st_size
+    if key not in _hashes:
+        try:
+            # Not as arrays: much of the world's weights are bfloat16, which NumPy has not.
+            tensors = deserialize(path.read_bytes())  # type: ignore[no-untyped-call]
+        except (SafetensorError, OSError) as exc:
+            msg = f"the weights of model {card.name} cannot be read: {path}: {exc}"
+            raise ModelMismatchError(msg, expected=card.hash) from exc
+        listing = (
+            (name.removeprefix(DECODER), tensor["dtype"], tensor["shape"], tensor["data"])
+            for name, tensor in tensors
+            if name.startswith((DECODER, "post_quant_conv."))
+        )
+        _hashes[key] = _listing_hash(listing).hex()
+    return _hashes[key]
 
 
 def _read(card: ModelCard) -> dict[str, NDArray[np.generic]]:
