@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,12 +16,11 @@ from urllib.parse import unquote, urlparse
 
 @dataclass
 class Hub:
-    """repositories: by name, the folder of each; all of one commit.   requests: paths asked for, in order."""
+    """repositories: by name, the folder of each, whatever commit is asked for.   requests: paths, in order."""
 
     address: str
     repositories: dict[str, Path]
     requests: list[str] = field(default_factory=list)
-    commit: str = "0123456789abcdef0123456789abcdef01234567"
 
 
 def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
@@ -41,6 +41,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             path = unquote(urlparse(self.path).path)
             hub.requests.append(f"{self.command} {path}")
+            commit = next(iter(re.findall(r"/([0-9a-f]{40})(?:/|$)", path)), "0123456789" * 4)
             for name, folder in hub.repositories.items():
                 if path.startswith(f"/api/models/{name}"):
                     files = [
@@ -50,7 +51,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                         found: object = [{"type": "file", "path": file, "size": 1, "oid": "0"} for file in files]
                     else:
                         siblings = [{"rfilename": file} for file in files]
-                        found = {"id": name, "modelId": name, "sha": hub.commit, "siblings": siblings, "tags": []}
+                        found = {"id": name, "modelId": name, "sha": commit, "siblings": siblings, "tags": []}
                     self._answer(200, json.dumps(found).encode(), Content_Type="application/json")
                     return
                 if path.startswith(f"/{name}/resolve/"):
@@ -58,9 +59,9 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                     if file.is_file():
                         body = file.read_bytes()
                         etag = f'"{hashlib.sha256(body).hexdigest()}"'
-                        self._answer(200, body, ETag=etag, X_Repo_Commit=hub.commit)
+                        self._answer(200, body, ETag=etag, X_Repo_Commit=commit)
                         return
-                    self._answer(404, X_Error_Code="EntryNotFound", X_Repo_Commit=hub.commit)
+                    self._answer(404, X_Error_Code="EntryNotFound", X_Repo_Commit=commit)
                     return
             self._answer(404, X_Error_Code="RepoNotFound")
 

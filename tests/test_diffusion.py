@@ -312,12 +312,29 @@ def test_the_list_of_models_says_what_is_where(present: Path, capsys: pytest.Cap
 # The hub
 
 
-def program(hub: loopback.Hub, home: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+ANY_WEIGHTS = """
+import dataclasses, sys
+from pillow_sdl import cli
+from pillow_sdl.models import cards
+
+def unchecked(card):
+    places = tuple(dataclasses.replace(place, sha256="") for place in card.repositories)
+    return dataclasses.replace(card, repositories=places)
+
+cards.CARDS = tuple(map(unchecked, cards.CARDS))
+sys.exit(cli.main(sys.argv[1:]))
+"""
+"""`sdl` that takes other weights than the real ones from a hub."""
+
+
+def program(
+    hub: loopback.Hub, home: Path, *arguments: str, any_weights: bool = True, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """`sdl` with that hub and an empty cache."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "PILLOW_SDL_"))}
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     return subprocess.run(
-        [sys.executable, "-m", "pillow_sdl", *arguments],
+        [sys.executable, *(("-c", ANY_WEIGHTS) if any_weights else ("-m", "pillow_sdl")), *arguments],
         env=kept | {"HF_ENDPOINT": hub.address, "HF_HOME": str(home), "PYTHONPATH": path} | environment,
         capture_output=True,
         text=True,
@@ -363,3 +380,16 @@ def test_a_model_is_downloaded_when_the_user_allows_it(models: Path, tmp_path: P
         assert gone.returncode == 1
         for repository in cards.by_name("sd-2.1").repositories:
             assert repository.name in gone.stderr
+
+
+def test_weights_that_are_not_the_card_s_are_refused(models: Path, tmp_path: Path) -> None:
+    """The error has both hashes, and what came is not used."""
+    file = models / "taesd" / "diffusion_pytorch_model.safetensors"
+    with loopback.serving({"madebyollin/taesd": models / "taesd"}) as hub:
+        found = program(hub, tmp_path / "home", "models", "fetch", "taesd", any_weights=False)
+        assert found.returncode == 1
+        assert hashlib.sha256(file.read_bytes()).hexdigest() in found.stderr
+        assert cards.by_name("taesd").repositories[0].sha256 in found.stderr
+        listed = program(hub, tmp_path / "home", "models", "--json", any_weights=False)
+    states = [json.loads(line) for line in listed.stdout.splitlines()]
+    assert not next(state for state in states if state["name"] == "taesd")["present"]

