@@ -133,6 +133,7 @@ def _encode_range(symbols: NDArray[np.int16], space: str, log2_steps: NDArray[np
     walk = context.Walk(model, log2_steps, groups, *symbols.shape[1:])
     context.code(walk, context.distributions(), symbols, coder)
     coded = sum(len(group.channels) for group in walk.groups) * symbols[0].size
+    del walk  # It holds as much as the picture.
     wanted = min(coder.bits() / 8 / STATE_SHARE, coded / (1 << 15)) if coded >= MANY else 0
     lanes = max(lanes for lanes in range(MAX_LANES + 1) if lanes == 0 or _states(lanes) <= wanted)
     return bytes([groups, lanes]) + coder.finish(_states(lanes))

@@ -68,9 +68,9 @@ class Encoder:
     """Collects operations in the order in which they will be decoded; `finish` codes them from the last to the first."""
 
     def __init__(self) -> None:
-        # Narrow types: these are all operations of a picture.
+        # Narrow types, as these are all operations of a picture; of a frequency, 1 to 2^16, one less.
         self._starts: list[NDArray[np.uint16]] = []
-        self._frequencies: list[NDArray[np.int32]] = []
+        self._below: list[NDArray[np.uint16]] = []
 
     def entries(self, table: Distributions, entries: NDArray[np.int64]) -> None:
         """Code entries of a table, each with its row's distribution."""
@@ -82,19 +82,21 @@ class Encoder:
 
     def _add(self, start: NDArray[np.int64], frequency: NDArray[np.int64]) -> None:
         self._starts.append(start.astype(np.uint16))
-        self._frequencies.append(frequency.astype(np.int32))
+        self._below.append((frequency - 1).astype(np.uint16))
 
     def bits(self) -> float:
         """The least that the operations can take, by their probabilities."""
-        return sum(float((16 - np.log2(frequency)).sum()) for frequency in self._frequencies)
+        return sum(float((16 - np.log2(below + 1.0)).sum()) for below in self._below)
 
     def finish(self, states: int) -> bytes:
-        """States and words, little-endian, for 1 state or a multiple of `LANES`."""
+        """States and words, little-endian, for 1 state or a multiple of `LANES`.  Forgets the operations."""
         start = np.concatenate([np.empty(0, np.uint16), *self._starts])
-        frequency = np.concatenate([np.empty(0, np.int32), *self._frequencies])
+        self._starts.clear()
+        below = np.concatenate([np.empty(0, np.uint16), *self._below])
+        self._below.clear()
         if states == 1:
-            return _encode_one(start.tolist(), frequency.tolist())
-        return _encode_many(start, frequency, states)
+            return _encode_one(start.tolist(), (below.astype(np.int64) + 1).tolist())
+        return _encode_many(start, below, states)
 
 
 def _encode_one(starts: list[int], frequencies: list[int]) -> bytes:
@@ -110,11 +112,11 @@ def _encode_one(starts: list[int], frequencies: list[int]) -> bytes:
     return np.array([state], "<u4").tobytes() + np.array(words[::-1], "<u2").tobytes()
 
 
-def _encode_many(start: NDArray[np.uint16], frequency: NDArray[np.int32], states: int) -> bytes:
+def _encode_many(start: NDArray[np.uint16], below: NDArray[np.uint16], states: int) -> bytes:
     state = np.full(states, LOWEST, np.int64)
     chunks: list[NDArray[np.int64]] = []
     for begin in range((len(start) - 1) // states * states, -1, -states):
-        f = frequency[begin : begin + states].astype(np.int64)
+        f = below[begin : begin + states].astype(np.int64) + 1
         x = state[: len(f)]
         full = x >= f << 16
         chunks.append(x[full] & 0xFFFF)
