@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from ..latent.spaces import LatentSpace
 
-DTYPES: Final = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-
 
 @contextmanager
 def _quiet() -> Iterator[None]:
@@ -66,7 +64,7 @@ class _DiffusersModel(TiledModel):
         network.requires_grad_(requires_grad=False)
         network = network.eval().to(memory_format=torch.channels_last)
         self._network, found = on_device(network, device)
-        self._dtype = DTYPES[dtype]
+        self._dtype: torch.dtype = getattr(torch, dtype)  # one of settings.DTYPES
         for part in ("decoder", "post_quant_conv"):
             if getattr(self._network, part, None) is not None:
                 getattr(self._network, part).to(self._dtype)
