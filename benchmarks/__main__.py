@@ -1,4 +1,4 @@
-"""Measure: `python -m benchmarks rd ...`, `entropy ...`, `speed ...`; README's table: `table ...`.
+"""Measure: `python -m benchmarks rd ...`, `entropy ...`, `denoise ...`, `speed ...`; README's table: `table ...`.
 
 Results are committed in results/.
 """
@@ -51,6 +51,16 @@ def main() -> None:
     table = commands.add_parser("table", help="write the table of results between README's markers")
     table.add_argument("results", type=Path)
     table.add_argument("--readme", type=Path, required=True)
+    denoise = commands.add_parser("denoise", help="quality of one model's files with and without each denoiser")
+    denoise.add_argument("--images", type=Path, required=True, help="folder of photos")
+    denoise.add_argument("--metrics", type=Path, required=True, help="folder of LPIPS and DISTS weights")
+    denoise.add_argument("--model", default="taesd", help="found as `save` finds it (default %(default)s)")
+    denoise.add_argument("--steps", type=float, nargs="+", default=[0.25, 0.35, 0.5, 0.62, 0.75, 1.0, 1.25])
+    denoise.add_argument("--denoisers", nargs="+", default=["off", "small"], help="as in configure(denoise=...)")
+    denoise.add_argument("--only", nargs="+", default=[], metavar="PART", help="photos with one of these in the name")
+    denoise.add_argument("--limit", type=int, help="only the first photos")
+    denoise.add_argument("--restart", action="store_true", help="measure anew what an earlier run has measured")
+    denoise.add_argument("--output", type=Path, help="default: denoise_MODEL.json among the results")
     speed = commands.add_parser("speed", help="time of encode, decode, open, thumbnail, import; memory")
     speed.add_argument("--photo", type=Path, required=True, help="a photo of at least 512 x 512")
     speed.add_argument("--repeats", type=int, default=15)
@@ -72,6 +82,11 @@ def main() -> None:
 
         options["output"] = options["output"] or RESULTS / f"entropy_{options['space']}.json"
         measure_entropy.run(**options)
+    elif command == "denoise":
+        from benchmarks import denoise as measure_denoise
+
+        options["output"] = options["output"] or RESULTS / f"denoise_{options['model']}.json"
+        measure_denoise.run(**options)
     elif command == "table":
         from benchmarks import report
 

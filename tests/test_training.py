@@ -164,3 +164,54 @@ def test_latents_of_photos_become_tables_and_hashes(tmp_path: Path, monkeypatch:
     assert f"sd1-tables.safetensors` | {digest} |" in (root / "spec/registry.md").read_text()
     row = f'name="sd1",\n        channels=4,\n        factor=8,\n        tables_sha256="{digest}"'
     assert row in (root / "pillow_sdl/latent/spaces.py").read_text()
+
+
+@pytest.fixture(scope="module")
+def sd1(data: Path) -> Path:
+    """Latents as training.latents writes them, of the photos in a folder of their own, and an AutoencoderTiny."""
+    import diffusers
+
+    folder = data / "sd1"
+    (folder / "photos").mkdir(parents=True)
+    for index in range(2):
+        images.noise(96, 80, seed=index).save(folder / "photos" / f"{index}.png")
+    torch.manual_seed(0)
+    sizes = {f"{part}_block_out_channels": (8, 8, 8, 8) for part in ("encoder", "decoder")}
+    sizes |= {f"num_{part}_blocks": (1, 1, 1, 1) for part in ("encoder", "decoder")}
+    diffusers.AutoencoderTiny(**sizes).save_pretrained(folder / "taesd")  # type: ignore[arg-type]
+    latents.main(
+        ["--space", "sd1", "--model", str(folder / "taesd"), "--data", str(folder / "photos"), "--out", str(folder)]
+        + ["--full"]
+    )
+    return folder
+
+
+def denoiser_arguments(sd1: Path, run: Path, *more: str) -> list[str]:
+    """A run of 4 tiny steps, with palettes."""
+    fixed = ["--latents", str(sd1 / "sd1.npz"), "--run", str(run), "--steps", "4", "--every", "2"]
+    return [*fixed, "--batch", "2", "--crop", "8", "--palettes", str(sd1 / "palettes.npz"), *more]
+
+
+def test_a_denoiser_is_trained_in_stages_and_goes_on_where_it_stopped(
+    data: Path, sd1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run cut off after step 2 ends as an unbroken one; the second stage begins with the first one's weights."""
+    denoiser.main(denoiser_arguments(sd1, tmp_path / "whole"))
+
+    take = denoiser.Latents.batch
+
+    def stop_at_third(self: denoiser.Latents, count: int, size: int, generator: np.random.Generator) -> object:
+        if (tmp_path / "broken" / "checkpoint.pt").exists() and not list(tmp_path.glob("again")):
+            raise KeyboardInterrupt
+        return take(self, count, size, generator)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(denoiser.Latents, "batch", stop_at_third)
+        with pytest.raises(KeyboardInterrupt):
+            denoiser.main(denoiser_arguments(sd1, tmp_path / "broken"))
+    denoiser.main(denoiser_arguments(sd1, tmp_path / "broken"))
+    whole, broken = (denoiser.read_average(tmp_path / name).state_dict() for name in ("whole", "broken"))
+    for name, tensor in whole.items():
+        torch.testing.assert_close(broken[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
+    log = (tmp_path / "broken" / "log.txt").read_text().splitlines()
+    assert [line.split()[1] for line in log] == ["2", "4"]
