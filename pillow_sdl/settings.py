@@ -63,9 +63,8 @@ class Settings:
         if self.denoise not in DENOISERS:
             msg = f"denoise must be one of {', '.join(DENOISERS)}, not {self.denoise!r}"
             raise ValueError(msg)
-        steps: object = self.denoise_steps
-        whole = isinstance(steps, SupportsIndex) and not isinstance(steps, bool)
-        if not whole or not 1 <= steps.__index__() <= MAX_DENOISE_STEPS:
+        steps: Any = self.denoise_steps
+        if not isinstance(steps, SupportsIndex) or steps is True or not 1 <= steps.__index__() <= MAX_DENOISE_STEPS:
             msg = f"denoise_steps must be a whole number from 1 to {MAX_DENOISE_STEPS}, not {steps!r}"
             raise ValueError(msg)
         object.__setattr__(self, "model_dirs", tuple(self.model_dirs))
@@ -91,7 +90,7 @@ def _of_process() -> Settings:
     if download not in {"0", "1"}:
         msg = f"PILLOW_SDL_DOWNLOAD must be 0 or 1, not {download!r}"
         raise ValueError(msg)
-    named = {}
+    named: dict[str, Any] = {}
     for option in ("device", "denoise"):
         variable = f"PILLOW_SDL_{option.upper()}"
         named[option] = os.environ.get(variable) or "auto"

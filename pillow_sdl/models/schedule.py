@@ -25,7 +25,7 @@ VELOCITY: Final = "v_prediction"
 PREDICTIONS: Final = (EPSILON, VELOCITY)
 """What a network says of a noisy latent: its noise, or Salimans and Ho's velocity (arXiv 2202.00512)."""
 
-STABLE_DIFFUSION: Final = {
+STABLE_DIFFUSION: Final[dict[str, Any]] = {
     "num_train_timesteps": 1000,
     "beta_start": 0.00085,
     "beta_end": 0.012,
@@ -99,7 +99,8 @@ def of_config(config: dict[str, Any], prediction: str) -> Schedule:
     count = int(found["num_train_timesteps"])
     begin, end = float(found["beta_start"]), float(found["beta_end"])
     betas = np.linspace(begin**power, end**power, count, dtype=np.float64) ** (1 / power)
-    return Schedule(np.cumprod(1 - betas), found["prediction_type"])
+    abar: NDArray[np.float64] = np.cumprod(1 - betas, dtype=np.float64)
+    return Schedule(abar, found["prediction_type"])
 
 
 def read(path: Path, prediction: str) -> Schedule:

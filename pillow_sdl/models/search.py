@@ -326,7 +326,7 @@ def _snapshot(
         except LocalEntryNotFoundError:
             if download:
                 raise
-            return None
+            continue  # The hub's client knows that the repository has this file, and another of them may be here.
         place = Path(root) / subfolder
         if weights_file(place, names):
             return place

@@ -76,8 +76,9 @@ class UNet:
             )
             raise ModelMismatchError(msg, expected=str(wanted), found=str(found))
         network.requires_grad_(requires_grad=False)
-        network = network.eval().to(self._dtype).to(memory_format=torch.channels_last)
-        self._network, self._device = on_device(network, device)
+        with quiet():
+            network = network.eval().to(self._dtype).to(memory_format=torch.channels_last)
+            self._network, self._device = on_device(network, device)
         self._prompt = prompt.to(self._device, self._dtype)
 
     def predict(
@@ -88,7 +89,7 @@ class UNet:
         done: calls before this one, and calls: those in all, for the progress.
         """
         found = np.zeros_like(noisy)
-        todo = tiles(*noisy.shape[1:], MARGIN, CORE)
+        todo = tiles(noisy.shape[1], noisy.shape[2], MARGIN, CORE)
         for count, (rows, columns) in enumerate(todo, 1):
             piece = noisy[:, rows.computed, columns.computed]
             height, width = piece.shape[1:]
@@ -149,10 +150,9 @@ class BuehlmannDenoiser:
     ) -> NDArray[np.float32]:
         """See `store.Denoiser`; the number of steps is fixed."""
         plan = self._unet.schedule
+        kind: Any = diffusers.PNDMScheduler
         with quiet():
-            scheduler: Any = diffusers.PNDMScheduler(
-                **schedule.STABLE_DIFFUSION, skip_prk_steps=True, prediction_type=plan.prediction
-            )
+            scheduler = kind(**schedule.STABLE_DIFFUSION, skip_prk_steps=True, prediction_type=plan.prediction)
             scheduler.set_timesteps(BUEHLMANN_STEPS)
         todo = scheduler.timesteps[BUEHLMANN_STEPS - int(BUEHLMANN_STEPS * BUEHLMANN_STRENGTH) :].tolist()
         sample = torch.from_numpy(latent)
