@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -204,11 +203,17 @@ def fetch_denoiser(card: ModelCard, *, half: bool = False, progress: bool = Fals
     found = local_denoiser(card)
     if found is not None:
         return found
-    encoder = unet.parent / TEXT_ENCODER
-    if not weights_file(encoder, TEXT_WEIGHTS):
-        encoder = _local_part(card, TEXT_ENCODER, TEXT_WEIGHTS) or _downloaded(
-            card, _Wanted(TEXT_ENCODER, TEXT_WEIGHTS, (TOKENIZER,)), progress=progress
-        )
+    encoder = next(
+        (
+            place
+            for place in (unet.parent / TEXT_ENCODER, _local_part(card, TEXT_ENCODER, TEXT_WEIGHTS))
+            if place and weights_file(place, TEXT_WEIGHTS) and (place.parent / TOKENIZER).is_file()
+        ),
+        None,
+    )
+    if encoder is None:
+        wanted = _Wanted(TEXT_ENCODER, TEXT_WEIGHTS, (TOKENIZER,))
+        encoder = _downloaded(card, wanted, progress=progress)
     _keep_prompt(card, prompt.encode(encoder, encoder.parent / TOKENIZER))
     found = local_denoiser(card)
     assert found is not None
@@ -223,10 +228,9 @@ def _keep_prompt(card: ModelCard, embedding: NDArray[Any]) -> None:
     if path is None:
         raise _no_client()
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent)
-    with os.fdopen(handle, "wb") as file:
-        file.write(save({PROMPT_TENSOR: embedding}))
-    Path(temporary).replace(path)
+    temporary = path.with_suffix(f".{os.getpid()}")  # Readable for all who read the cache, which mkstemp's is not.
+    temporary.write_bytes(save({PROMPT_TENSOR: embedding}))
+    temporary.replace(path)
 
 
 class _Wanted(NamedTuple):
