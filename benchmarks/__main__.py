@@ -1,4 +1,4 @@
-"""Measure: `python -m benchmarks rd ...`, `entropy ...`, `denoise ...`, `speed ...`; README's table: `table ...`.
+"""Measure: `python -m benchmarks rd ...`, `entropy ...`, `denoise ...`, `speed ...`, `stages ...`; README's table: `table ...`.
 
 Results are committed in results/.
 """
@@ -66,6 +66,14 @@ def main() -> None:
     speed.add_argument("--repeats", type=int, default=15)
     speed.add_argument("--side", type=int, default=10_000, help="of the large picture in pixels, 0 for none")
     speed.add_argument("--output", type=Path, default=RESULTS / "speed.json")
+    stages = commands.add_parser(
+        "stages", help="time and memory of each stage, with networks of Stable Diffusion's size"
+    )
+    stages.add_argument("--photo", type=Path, required=True)
+    stages.add_argument("--side", type=int, default=512, help="of the photo's middle that is used, in pixels")
+    stages.add_argument("--quality", type=int, default=30)
+    stages.add_argument("--repeats", type=int, default=3, help="calls after the first that a time is the median of")
+    stages.add_argument("--output", type=Path, default=RESULTS / "stages.json")
     options = vars(parser.parse_args())
     command = options.pop("command")
     if command == "rd":
@@ -93,6 +101,12 @@ def main() -> None:
         found = report.table(json.loads(options["results"].read_text("utf-8")))
         readme: Path = options["readme"]
         readme.write_text(report.insert(readme.read_text("utf-8"), found), "utf-8")
+    elif command == "stages":
+        from benchmarks import stages as measure_stages
+
+        # Networks of 4 GB are written there: TMPDIR says where that is.
+        with tempfile.TemporaryDirectory() as folder:
+            measure_stages.run(folder=Path(folder), **options)
     else:
         from benchmarks import speed as measure_speed
 

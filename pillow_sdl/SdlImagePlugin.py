@@ -49,6 +49,7 @@ class SdlImageFile(ImageFile.ImageFile):
     format_description = "SDL latent image"
 
     _header: sdl.Header
+    _made: dict[str, str]
 
     def _open(self) -> None:
         assert self.fp is not None
@@ -70,7 +71,8 @@ class SdlImageFile(ImageFile.ImageFile):
                 data = zstdframe.unpack(section.data, section=section.label)
                 self.info[_INFO_KEYS[section.name]] = data
         self._is_preview = False
-        self.tile = [ImageFile._Tile("sdl", (0, 0, *self.size), 0, (header, None))]
+        self._made = {}
+        self.tile = [ImageFile._Tile("sdl", (0, 0, *self.size), 0, (header, None, self._made))]
 
     def load(self) -> Image.core.PixelAccess | None:  # type: ignore[name-defined]  # as Pillow itself declares it
         """Decode the picture, once: other threads that ask for it wait."""
@@ -94,7 +96,7 @@ class SdlImageFile(ImageFile.ImageFile):
         """Say in `info["sdl_decoder"]` what made the pixels.
 
         A model's name; "NAME in place of HASH" if it is not the file's own but another of its latent space
-        (SPEC 7.2); or "preview".
+        (SPEC 7.2); or "preview".  In `info["sdl_denoiser"]` stands what denoised the latent, if anything did (8.7).
         """
         from . import codec
 
@@ -102,6 +104,7 @@ class SdlImageFile(ImageFile.ImageFile):
             self.info["sdl_decoder"] = "preview"
             return
         self.info["sdl_decoder"] = codec.decoder_name(self._header)
+        self.info.update(self._made)
 
     def draft(self, mode: str | None, size: tuple[int, int] | None) -> tuple[str, tuple[int, int, float, float]] | None:
         """Set the image up to load as a preview, straight from the latent.
@@ -121,7 +124,7 @@ class SdlImageFile(ImageFile.ImageFile):
             return None
         self._is_preview = True
         self._size = codec.preview_size(self._header, scale)
-        self.tile = [ImageFile._Tile("sdl", (0, 0, *self._size), 0, (self._header, scale))]
+        self.tile = [ImageFile._Tile("sdl", (0, 0, *self._size), 0, (self._header, scale, self._made))]
         # The last column and row may lie in part beyond the picture's edge: the box says how much of them counts.
         reduction = codec.preview_reduction(self._header, scale)
         return self.mode, (0, 0, self._header.width / reduction, self._header.height / reduction)
@@ -156,7 +159,10 @@ def _read_again(fp: IO[bytes], header: sdl.Header) -> sdl.Container:
 
 
 class SdlDecoder(ImageFile.PyDecoder):
-    """Reads a whole file and decodes it.   args: (header, scale of the preview or None for the picture)."""
+    """Reads a whole file and decodes it.
+
+    args: (header, scale of the preview or None for the picture, where `codec.decode` tells what it made that with).
+    """
 
     _pulls_fd = True
 
@@ -165,9 +171,9 @@ class SdlDecoder(ImageFile.PyDecoder):
         from . import codec
 
         assert self.fd is not None
-        header, scale = self.args
+        header, scale, made = self.args
         file = _read_again(self.fd, header)
-        pixels = codec.decode(file) if scale is None else codec.preview(file, scale)
+        pixels = codec.decode(file, made) if scale is None else codec.preview(file, scale)
         self.set_as_raw(pixels.tobytes())
         return -1, 0
 

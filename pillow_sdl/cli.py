@@ -37,6 +37,7 @@ environment:
   PILLOW_SDL_DEVICE    where networks run: auto, cpu, cuda, cuda:N, mps, xpu
   PILLOW_SDL_MODELS    folders with models in diffusers' layout, separated as in PATH
   PILLOW_SDL_DOWNLOAD  1: models that are missing are downloaded when they are needed
+  PILLOW_SDL_DENOISE   what denoises before the decoder: auto, off, small, unet, buehlmann
 """
 
 SECTION_NAMES = {"header": "header", "i": "ICC profile", "e": "Exif", "x": "XMP", "A": "alpha", "L": "latent"}
@@ -102,6 +103,14 @@ def _parser() -> argparse.ArgumentParser:
         "--format", type=_suffix, default=".png", metavar="EXTENSION",
         help="format of the output where its name does not tell, default png",
     )  # fmt: skip
+    decode.add_argument(
+        "--denoise", choices=settings.DENOISERS,
+        help="what is run before the decoder: a UNet or the package's own denoiser, default auto: what is here",
+    )  # fmt: skip
+    decode.add_argument(
+        "--denoise-steps", type=_denoise_steps, metavar="N",
+        help=f"calls of the UNet, 1 (default) to {settings.MAX_DENOISE_STEPS}",
+    )  # fmt: skip
     for command, default in ((encode, "INPUT.sdl"), (decode, "INPUT.FORMAT")):
         command.add_argument(
             "-o", "--output", metavar="OUTPUT",
@@ -121,6 +130,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     fetch.set_defaults(run=_fetch)
     fetch.add_argument("inputs", nargs="+", metavar="NAME", help="as `sdl models` lists it")
+    fetch.add_argument(
+        "--denoiser", action="store_true",
+        help="the model's UNet, for denoising, in place of its autoencoder; the empty prompt is encoded once, with transformers",
+    )  # fmt: skip
+    fetch.add_argument(
+        "--half", action="store_true", help="with --denoiser: float16 weights if there are, half the size"
+    )
     fetch.add_argument("--quiet", action="store_true", help="print errors only, no progress bar")
     add("verify", _verify, "Check .sdl files: every checksum, symbols, alpha, metadata.  Needs no network.")
     return parser
@@ -162,6 +178,14 @@ def _suffix(text: str) -> str:
 def _device(text: str) -> str:
     try:
         return settings.Settings(device=text).device
+    except ValueError as exc:
+        raise argparse.ArgumentTypeError(str(exc)) from None
+
+
+def _denoise_steps(text: str) -> int:
+    value: Any = int(text) if text.removeprefix("-").isdecimal() else text
+    try:
+        return settings.Settings(denoise_steps=value).denoise_steps
     except ValueError as exc:
         raise argparse.ArgumentTypeError(str(exc)) from None
 
@@ -250,6 +274,9 @@ def _tile_bar(name: str, options: argparse.Namespace) -> Iterator[None]:
         nonlocal bar
         if total == 1:
             return
+        if bar is not None and (total != bar.total or done <= bar.n):  # The decoder comes after the denoiser.
+            bar.close()
+            bar = None
         if bar is None:
             bar = tqdm(total=total, desc=name, unit="tile", leave=False, disable=True if options.quiet else None)
         bar.update(done - bar.n)
@@ -367,19 +394,31 @@ def _models(_: str, options: argparse.Namespace) -> None:
             "licence": card.licence,
             "repositories": [repository.name for repository in card.repositories],
         }
+        unet = search.local_unet(card) if card.unet else None
+        ready = unet is not None and search.local_denoiser(card) is not None
+        if card.unet:
+            found["unet"] = {"present": ready, "folder": unet and str(unet), "megabytes": card.unet.megabytes}
         if options.json:
             print(json.dumps(found))
         else:
             place = folder or (f"not here, {card.megabytes} MB to fetch" if card.repositories else "in the package")
             print(f"{card.name:<14}  {card.space:<6}  {card.licence:<24}  {place}")
+            if card.unet:
+                missing = f"not here, {card.unet.megabytes} MB to fetch with --denoiser"
+                state = unet if ready else f"not ready, to fetch with --denoiser: {unet}" if unet else missing
+                print(f"  {'its UNet':<12}  {card.space:<6}  {card.licence:<24}  {state}")
 
 
 def _fetch(name: str, options: argparse.Namespace) -> None:
     card = cards.by_name(name)
-    if not card.repositories:
+    if not card.repositories and not options.denoiser:
         _say(options, f"{name}: in the package")
         return
-    _say(options, f"{name}: {search.fetch(card, progress=not options.quiet)}")
+    progress = not options.quiet
+    if options.denoiser:
+        _say(options, f"{name}: {search.fetch_denoiser(card, half=options.half, progress=progress).unet}")
+        return
+    _say(options, f"{name}: {search.fetch(card, progress=progress)}")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -392,7 +431,7 @@ def main(arguments: list[str] | None = None) -> int:
             parser.error("with several inputs, -o must be an existing folder")
         if STREAM in options.inputs:
             parser.error("standard input must be the only input")
-    device = getattr(options, "device", None)
+    named = {name: getattr(options, name, None) for name in ("device", "denoise", "denoise_steps")}
     options.written = set()
     for stream in (sys.stdout, sys.stderr):
         # A name that the terminal's encoding lacks must not make a good file look bad.
@@ -403,7 +442,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as exc:  # of the environment
         parser.error(str(exc))
     try:
-        with settings.using(**({} if device is None else {"device": device})):
+        with settings.using(**{name: value for name, value in named.items() if value is not None}):
             status = _run_all(options)
         sys.stdout.flush()
     except KeyboardInterrupt:

@@ -85,7 +85,8 @@ def fresh_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def fresh_store(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks are looked for anew, and those that a test has found are forgotten after it."""
-    monkeypatch.setattr(store, "_loaded", {})
+    for name in ("_loaded", "_unets", "_small"):
+        monkeypatch.setattr(store, name, {})
 
 
 class PerfectModel:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import diffusers
 import numpy as np
 import PIL
 import pytest
@@ -15,12 +16,16 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from benchmarks import entropy, rd, report, runs
+from benchmarks import entropy, rd, report, runs, stages
 from benchmarks.__main__ import main
 from benchmarks.bd_rate import bd_rate, interpolate
 from benchmarks.codecs import FORMATS, Codec, Format, Search, sdl_variant
 from benchmarks.metrics import Dists, Lpips, ms_ssim, psnr
 from benchmarks.peers import VAEPACK_BITS, VAEZIP_BITS, Peer, Tiny, peers
+from pillow_sdl.latent import quantize, spaces
+
+from .test_denoise import pipeline
+from .test_diffusion import kl
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -625,3 +630,49 @@ def test_the_folder_of_an_autoencoder_gives_latents(tmp_path: Path, paths: list[
             entropy_run(paths[0].parent, tmp_path / "entropy.json", model=model, qualities=None)
     finally:
         torch.set_num_threads(threads)
+
+
+# Stages
+
+
+def small_pipeline(folder: Path) -> None:
+    """A pipeline of tiny networks in place of Stable Diffusion's."""
+    kl(1).save_pretrained(folder / "vae")
+    pipeline(folder)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak of a process is read from /proc")
+def test_every_stage_is_measured_in_the_order_of_the_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each in its own process, which hands on what the next one needs; the result has no path of this machine."""
+    (work := tmp_path / "work").mkdir()
+    photo, output = ROOT / "docs" / "grace_hopper.jpg", tmp_path / "new" / "stages.json"
+    stages.run(photo, output, work, repeats=1, side=72, quality=20, build=small_pipeline)
+    found = json.loads(output.read_text("utf-8"))
+    assert [row["stage"] for row in found["rows"]] == list(stages.STAGES)
+    assert all(0 < row["s"] < 600 and 0 <= row["load_s"] < 600 and row["peak_mb"] > 10 for row in found["rows"])
+    # What needs no network takes no memory for one.
+    peaks = {row["stage"]: row["peak_mb"] for row in found["rows"]}
+    assert max(peaks["entropy encode"], peaks["entropy decode"]) < min(peaks["UNet step"], peaks["decode"])
+    steps = quantize.steps(spaces.by_name("sd1").tables.log2_steps, 51)
+    symbols = np.load(work / "symbols.npy")
+    assert found["payload_bytes"] == len(np.load(work / "payload.npy"))
+    assert np.array_equal(np.load(work / "coded.npy"), quantize.dequantize(symbols, steps))
+    assert not np.array_equal(np.load(work / "clean.npy"), np.load(work / "coded.npy"))
+    assert np.load(work / "clean.npy").shape == (4, 9, 9)
+    assert str(tmp_path) not in output.read_text("utf-8")
+    assert len(capsys.readouterr().out.splitlines()) == len(stages.STAGES)
+
+
+def test_the_stages_networks_are_stable_diffusion_s() -> None:
+    """By the numbers of their parameters, 859.5 and 83.7 million, without room for them."""
+    kinds: Any = diffusers
+    with torch.device("meta"):
+        networks = kinds.UNet2DConditionModel(**stages.UNET), kinds.AutoencoderKL(**stages.AUTOENCODER)
+    counts = [sum(parameter.numel() for parameter in network.parameters()) for network in networks]
+    assert counts == [859_520_964, 83_653_863]
+
+
+def test_a_photo_too_small_for_the_stages_is_refused(tmp_path: Path) -> None:
+    """Its size stands in the message."""
+    with pytest.raises(SystemExit, match="2000 pixels a side"):
+        stages._middle(ROOT / "docs" / "grace_hopper.jpg", 2000)

@@ -42,7 +42,7 @@ THIRD_PARTY = {
     "zstdframe": {"zstandard"},
     "alpha": {"numpy"},
     "latent": {"numpy", "safetensors"},
-    "models": {"numpy", "safetensors", "torch", "diffusers", "huggingface_hub", "tqdm"},
+    "models": {"numpy", "safetensors", "torch", "diffusers", "huggingface_hub", "tqdm", "transformers"},
     "codec": {"numpy"},
     "SdlImagePlugin": {"PIL", "numpy"},
     "cli": {"PIL", "numpy", "tqdm"},
@@ -127,7 +127,7 @@ def test_numbers_and_networks_are_told_apart() -> None:
     assert not set().union(*THIRD_PARTY.values()) & {"training", "benchmarks", "tests"}
 
 
-HEAVY = "sorted({'torch', 'diffusers', 'numpy', 'safetensors', 'PIL.ImageCms'} & set(sys.modules))"
+HEAVY = "sorted({'torch', 'diffusers', 'transformers', 'numpy', 'safetensors', 'PIL.ImageCms'} & set(sys.modules))"
 
 
 @pytest.mark.parametrize("fixture", ["plain_file", "rich_file"])

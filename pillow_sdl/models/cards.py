@@ -21,6 +21,21 @@ class Repository:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UNetCard:
+    """A denoiser in the same repositories: folders unet, scheduler, text_encoder and tokenizer, as of a pipeline.
+
+    megabytes: of its weights as float32, about; half of that as float16.   text_megabytes: of the text encoder, which
+    is needed once.   sha256: of the file of float32 weights, checked after a download; empty where it is not known.
+    prediction: what it says of a noisy latent (`schedule.PREDICTIONS`), where no scheduler's configuration tells.
+    """
+
+    megabytes: int
+    text_megabytes: int
+    sha256: str = ""
+    prediction: str = "epsilon"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelCard:
     """One row.
 
@@ -28,7 +43,7 @@ class ModelCard:
     hash: first 16 bytes of the decoder's hash (SPEC 7.2), hexadecimal: what files name.  Empty: that of what is found.
     file, sha256: in the package's weights folder, and the SHA-256 of the whole of it, the encoder included.
     repositories: of the hub, the first to be tried first; none for what ships.   megabytes: of a download, about.
-    licence: of the weights, an SPDX expression or a name.
+    licence: of the weights, an SPDX expression or a name.   unet: the denoiser of its latent space that comes with it.
     """
 
     name: str
@@ -40,6 +55,7 @@ class ModelCard:
     sha256: str = ""
     repositories: tuple[Repository, ...] = ()
     megabytes: int = 0
+    unet: UNetCard | None = None
 
 
 def _tiny(name: str, space: str, revision: str, sha256: str) -> ModelCard:
@@ -54,7 +70,9 @@ def _tiny(name: str, space: str, revision: str, sha256: str) -> ModelCard:
     )
 
 
-def _kl(name: str, space: str, licence: str, megabytes: int, *repositories: Repository) -> ModelCard:
+def _kl(
+    name: str, space: str, licence: str, megabytes: int, *repositories: Repository, unet: UNetCard | None = None
+) -> ModelCard:
     """An autoencoder of Stable Diffusion's own kind."""
     return ModelCard(
         name=name,
@@ -63,6 +81,7 @@ def _kl(name: str, space: str, licence: str, megabytes: int, *repositories: Repo
         licence=licence,
         repositories=repositories,
         megabytes=megabytes,
+        unet=unet,
     )
 
 
@@ -94,10 +113,14 @@ CARDS: Final = (
             "a2b5134f4dbc140d9c11f11cba3233099e00af40f262f136c691fb7d38d2194c",
         ),
         Repository("benjamin-paine/stable-diffusion-v1-5", subfolder="vae"),
+        unet=UNetCard(
+            megabytes=3440, text_megabytes=490, sha256="19da7aaa4b880e59d56843f1fcb4dd9b599c28a1d9d9af7c1143057c8ffae9f1"
+        ),
     ),
     _kl(
         "sd-1.4", "sd1", "CreativeML-OpenRAIL-M", 335,
         Repository("CompVis/stable-diffusion-v1-4", "133a221b8aa7292a167afc5127cb63fb5005638b", "vae"),
+        unet=UNetCard(megabytes=3440, text_megabytes=490),
     ),
     _kl(
         "sd-2.1", "sd1", "OpenRAIL++-M", 335,
@@ -106,10 +129,12 @@ CARDS: Final = (
             "a1d993488569e928462932c8c38a0760b874d166399b14414135bd9c42df5815",
         ),
         Repository("stabilityai/stable-diffusion-2-1", subfolder="vae"),
+        unet=UNetCard(megabytes=3460, text_megabytes=1360, prediction="v_prediction"),
     ),
     _kl(
         "sd-turbo", "sd1", "StabilityAI-Community", 335,
         Repository("stabilityai/sd-turbo", "b261bac6fd2cf515557d5d0707481eafa0485ec2", "vae"),
+        unet=UNetCard(megabytes=3460, text_megabytes=1360),
     ),
     _kl(
         "sdxl", "sdxl", "MIT", 335,
@@ -136,7 +161,10 @@ CARDS: Final = (
         ),
     ),
 )  # fmt: skip
-"""Where several models share a latent space, the first one listed that is present stands in for the others."""
+"""Where several models share a latent space, the first one listed that is present stands in for the others.
+
+SDXL's UNet is not among them: it wants embeddings of a second text encoder, and of the picture's size.
+"""
 
 
 def by_name(name: str) -> ModelCard:

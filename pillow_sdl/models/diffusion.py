@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without diffusers' advice about configurations, which no user of this package can follow."""
     level = diffusers.utils.logging.get_verbosity()
     diffusers.utils.logging.set_verbosity_error()
@@ -48,7 +48,7 @@ class _DiffusersModel(TiledModel):
         """
         self.channels, self.factor = space.channels, space.factor
         variant = None if (folder / "diffusion_pytorch_model.safetensors").exists() else "fp16"
-        with _quiet():
+        with quiet():
             try:
                 network: Any = getattr(diffusers, self.architecture).from_pretrained(
                     folder, local_files_only=True, use_safetensors=True, variant=variant, torch_dtype=torch.float32

@@ -1,9 +1,13 @@
-"""Find a model's weights, check that they are the right ones, and build the network once per process."""
+"""Find a model's weights, check that they are the right ones, and build the network once per process.
+
+Denoisers too, which no file names: what is on this machine is used, as the settings say.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 import numpy as np
@@ -11,15 +15,17 @@ import numpy as np
 from .. import settings
 from ..errors import BackendError, ModelMismatchError, ModelNotFoundError
 from ..latent import spaces
-from . import cards, search
+from . import cards, schedule, search
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from ..latent.noise import Noise
     from .cards import ModelCard
+    from .unet import UNet
 
 WEIGHTS: Final = spaces.WEIGHTS
 HASH_LENGTH: Final = 16
@@ -35,7 +41,7 @@ _DTYPES: Final = {
 
 
 Progress: TypeAlias = "Callable[[int, int], None]"
-"""Called with (tiles done, tiles in all) after every tile."""
+"""Called with (tiles done, tiles in all) after every tile; a denoiser counts its tiles once for every step."""
 
 
 class Autoencoder(Protocol):
@@ -61,6 +67,24 @@ class Autoencoder(Protocol):
         """Second derivative of the squared error by a value of each channel: float32 (C,), about."""
 
 
+class Denoiser(Protocol):
+    """What the rest of the package knows of a denoiser.   name: what `image.info` says of it."""
+
+    name: str
+
+    def denoise(
+        self, latent: NDArray[np.float32], noise: Noise, steps: int, progress: Progress | None = None
+    ) -> NDArray[np.float32]:
+        """A latent float32 (C, h, w) less what the quantiser did to it, the same shape.  Deterministic.
+
+        steps: calls of the network, 1 or more, for denoisers that have a choice.
+        """
+
+
+SMALL: Final[dict[str, Callable[[], Denoiser]]] = {}
+"""By the name of a latent space, what builds its denoiser that ships with the package, on the settings' device."""
+
+
 def tensor_hash(tensors: Mapping[str, NDArray[np.generic]]) -> bytes:
     """First 16 bytes of SHA-256 over the canonical listing of tensors (SPEC 7.2).
 
@@ -84,6 +108,8 @@ def _listing_hash(listing: Iterable[tuple[str, str, Sequence[int], bytes | memor
 
 
 _loaded: dict[tuple[str, ...], Autoencoder] = {}
+_unets: dict[tuple[str, ...], UNet] = {}
+_small: dict[tuple[str, ...], Denoiser] = {}
 _hashes: dict[tuple[Path, int, int], str] = {}
 _lock = threading.RLock()
 
@@ -106,6 +132,65 @@ def release() -> None:
     """Forget all networks, so that their memory can be freed once no decode uses them."""
     with _lock:
         _loaded.clear()
+        _unets.clear()
+        _small.clear()
+
+
+def has_denoiser(space: str) -> bool:
+    """Whether there is any denoiser of a latent space, be it on this machine or not."""
+    return space in SMALL or any(card.unet and card.space == space for card in cards.CARDS)
+
+
+def load_denoiser(space: str) -> Denoiser | None:
+    """The denoiser that the settings want for a latent space, built at the first call; None for none.  Thread-safe.
+
+    None too for a space that no denoiser was made for.  Raises ModelNotFoundError, which names the command that
+    fetches it, for one that is asked for by name and is not on this machine; ModelMismatchError, BackendError.
+    """
+    choice = settings.current().denoise
+    if choice == "off" or not has_denoiser(space):
+        return None
+    if choice != "small":
+        found = _load_unet(space)
+        if found is not None:
+            from . import unet
+
+            return unet.BuehlmannDenoiser(found) if choice == "buehlmann" else unet.UNetDenoiser(found)
+    if choice in {"unet", "buehlmann"}:
+        of_space = [card for card in cards.CARDS if card.unet and card.space == space]
+        if of_space:
+            raise search.denoiser_missing(next((card for card in of_space if search.local_unet(card)), of_space[0]))
+    elif space in SMALL:
+        key = space, settings.current().device
+        with _lock:
+            if key not in _small:
+                _small[key] = SMALL[space]()
+            return _small[key]
+    if choice == "auto":
+        return None
+    msg = f"there is no denoiser {choice!r} for the latent space {space}"
+    raise ModelNotFoundError(msg, model_id=choice)
+
+
+def _load_unet(space: str) -> UNet | None:
+    """The first UNet of a latent space that is on this machine with all its parts; None if none is."""
+    options = settings.current()
+    for card in cards.CARDS:
+        files = search.local_denoiser(card) if card.unet and card.space == space else None
+        if card.unet is None or files is None:
+            continue
+        key = card.name, options.device, options.dtype, *map(str, files)
+        with _lock:
+            if key not in _unets:
+                try:
+                    from . import unet
+                except ImportError as exc:
+                    raise _no_diffusers(card) from exc
+                plan = schedule.read(files.scheduler, card.unet.prediction)
+                space_of = spaces.by_name(space)
+                _unets[key] = unet.UNet(card.name, files, space_of, plan, options.device, options.dtype)
+            return _unets[key]
+    return None
 
 
 def hash_of(card: ModelCard) -> str:
@@ -155,8 +240,7 @@ def _build(card: ModelCard, folder: Path) -> Autoencoder:
         try:
             from . import diffusion
         except ImportError as exc:
-            msg = f"model {card.name} needs diffusers: pip install 'pillow-sdl[diffusion]'"
-            raise BackendError(msg) from exc
+            raise _no_diffusers(card) from exc
         network = diffusion.ARCHITECTURES[card.architecture]
         return network(folder, spaces.by_name(card.space), options.device, options.dtype, found)
     tensors = _read(card)
@@ -166,6 +250,10 @@ def _build(card: ModelCard, folder: Path) -> Autoencoder:
         msg = "encoding and decoding .sdl pictures needs PyTorch: pip install torch"
         raise BackendError(msg) from exc
     return embedded.EmbeddedModel(tensors, options.device, card.hash)
+
+
+def _no_diffusers(card: ModelCard) -> BackendError:
+    return BackendError(f"model {card.name} needs diffusers: pip install 'pillow-sdl[diffusion]'")
 
 
 def _hash_of(folder: Path, card: ModelCard) -> str:

@@ -43,6 +43,25 @@ def on_device(network: Network, device: str) -> tuple[Network, torch.device]:
         raise ValueError(msg) from exc
 
 
+@contextmanager
+def running(device: torch.device, *, gradients: bool = False) -> Iterator[None]:
+    """Float32 without gradients unless they are wanted, whatever the caller has set torch to.
+
+    Errors of torch become ModelError.
+    """
+    try:
+        with (
+            torch.inference_mode(not gradients),
+            torch.set_grad_enabled(gradients),
+            torch.autocast(device.type, enabled=False),
+            torch.backends.cudnn.flags(allow_tf32=False),
+        ):
+            yield
+    except RuntimeError as exc:
+        msg = f"the network failed on {device}: {str(exc).splitlines()[0]}"
+        raise ModelError(msg) from exc
+
+
 class TiledModel(ABC):
     """An autoencoder on a device.  Implements `store.Autoencoder`.
 
@@ -71,24 +90,6 @@ class TiledModel(ABC):
     def _decode(self, latent: Tensor, rate: int) -> Tensor:
         """Latent float32 (1, C, h, w) -> pixels float32 (1, 3, H, W), about 0..1."""
 
-    @contextmanager
-    def _running(self, *, gradients: bool = False) -> Iterator[None]:
-        """Float32 without gradients unless they are wanted, whatever the caller has set torch to.
-
-        Errors of torch become ModelError.
-        """
-        try:
-            with (
-                torch.inference_mode(not gradients),
-                torch.set_grad_enabled(gradients),
-                torch.autocast(self._device.type, enabled=False),
-                torch.backends.cudnn.flags(allow_tf32=False),
-            ):
-                yield
-        except RuntimeError as exc:
-            msg = f"the network failed on {self._device}: {str(exc).splitlines()[0]}"
-            raise ModelError(msg) from exc
-
     def _pixels(self, positions: slice) -> slice:
         """The pixels of a stretch of latent positions."""
         return slice(positions.start * self.factor, positions.stop * self.factor)
@@ -105,15 +106,13 @@ class TiledModel(ABC):
             piece = pixels[self._pixels(rows.computed), self._pixels(columns.computed)]
             missing = -piece.shape[0] % self.factor, -piece.shape[1] % self.factor
             piece = np.pad(piece, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
-            with self._running():
+            with running(self._device):
                 batch = torch.from_numpy(piece).to(self._device)
                 found = self._encode(batch.permute(2, 0, 1)[None].float() / 255)[0].float().cpu().numpy()
             if self.exact:
                 latent[:, rows.place, columns.place] = found[:, rows.kept, columns.kept]
             else:
-                share = _share(rows, columns, 1)
-                target = latent[:, rows.computed, columns.computed]
-                target += share * (found - target)
+                blend(latent, found, rows, columns)
             if progress:
                 progress(done, len(todo))
         return latent
@@ -125,7 +124,7 @@ class TiledModel(ABC):
         todo = tiles(height, width, self.decoder_margin, self.core)
         for done, (rows, columns) in enumerate(todo, 1):
             piece = np.ascontiguousarray(latent[:, rows.computed, columns.computed])
-            with self._running():
+            with running(self._device):
                 batch = torch.from_numpy(piece)[None].to(self._device)
                 shown = self._decode(batch.contiguous(memory_format=torch.channels_last), rate)[0]
                 found = shown.mul(255).round_().clamp_(0, 255).permute(1, 2, 0).byte().cpu().numpy()
@@ -149,7 +148,7 @@ class TiledModel(ABC):
         total = 0.0
         for rows, columns in tiles(height, width, self.decoder_margin, GRADIENT_CORE):
             wanted = pixels[self._pixels(rows.computed), self._pixels(columns.computed)]
-            with self._running(gradients=True):
+            with running(self._device, gradients=True):
                 target = torch.tensor(wanted, device=self._device).permute(2, 0, 1).float() / 255
                 piece, found = self._decoded(latent[:, rows.computed, columns.computed], rate)
                 error = (found[0, :, : target.shape[1], : target.shape[2]] - target).square()
@@ -165,7 +164,7 @@ class TiledModel(ABC):
         """
         top, left = (max(side - PROBE, 0) // 2 for side in latent.shape[1:])
         middle = latent[:, top : top + PROBE, left : left + PROBE]
-        with self._running(gradients=True):
+        with running(self._device, gradients=True):
             piece, found = self._decoded(middle, rate)
             signs = torch.randint(0, 2, found.shape, generator=torch.Generator().manual_seed(0)) * 2.0 - 1
             (slope,) = torch.autograd.grad(found, piece, signs.to(self._device))
@@ -177,6 +176,12 @@ class TiledModel(ABC):
         """A latent as a tensor (1, C, h, w) that gradients are wanted for, and what it decodes to."""
         piece = torch.from_numpy(np.ascontiguousarray(latent))[None].to(self._device).requires_grad_()
         return piece, self._decode(piece.contiguous(memory_format=torch.channels_last), rate).float()
+
+
+def blend(latent: NDArray[np.float32], found: NDArray[np.float32], rows: Span, columns: Span) -> None:
+    """Lay a tile, as computed, float32 (C, h', w'), over what stands in a latent (C, h, w): see `_share`."""
+    target = latent[:, rows.computed, columns.computed]
+    target += _share(rows, columns, 1) * (found - target)
 
 
 def _share(rows: Span, columns: Span, scale: int) -> NDArray[np.float32]:
