@@ -32,7 +32,7 @@ try:
     from pillow_sdl.latent import palette
 except ImportError:
     palette = None
-from pillow_sdl.models.denoiser import Denoiser
+from pillow_sdl.models.denoiser import STEPS, Denoiser
 from pillow_sdl.models.store import WEIGHTS, tensor_hash
 from training.export import replace_once
 from training.latents import SCALES, middle
@@ -40,9 +40,6 @@ from training.train import learning_rate, running_mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-STEPS = (0.2, 1.7)
-"""Least and largest step of the scalar quantiser, in latent units: those of rates 0 to 255 that leave something to do."""
 
 PALETTE_SHARE = 0.25
 """Share of the crops that a palette quantises, once there are palettes."""
@@ -234,7 +231,7 @@ def ship(options: argparse.Namespace) -> None:
     path.chmod(0o644)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     root = WEIGHTS.parent.parent
-    replace_once(root / "pillow_sdl/models/cards.py", rf'("{options.space}-denoiser", ")[^"]*', digest)
+    replace_once(root / "pillow_sdl/models/cards.py", rf'(DENOISERS: .*?"{options.space}": ")[^"]*', digest)
     replace_once(root / "spec/registry.md", rf"(`[^`]*/{options.space}-denoiser\.safetensors` \| )[^ ]*", digest)
     print(f"{path}: {path.stat().st_size} bytes, SHA-256 {digest}, hash of its tensors {tensor_hash(tensors).hex()}")
 

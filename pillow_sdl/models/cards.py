@@ -167,6 +167,10 @@ SDXL's UNet is not among them: it wants embeddings of a second text encoder, and
 """
 
 
+DENOISERS: Final = {"sd1": ""}
+"""Latent spaces with a denoiser of our own, `weights/SPACE-denoiser.safetensors`, and the SHA-256 of that file."""
+
+
 def by_name(name: str) -> ModelCard:
     """The card of that name.  Raises ValueError, which names those there are."""
     for card in CARDS:

@@ -21,17 +21,37 @@ its top: only `models.store` imports this module.
 
 from __future__ import annotations
 
-from typing import Final
+import math
+from typing import TYPE_CHECKING, Final
 
 import torch
 from torch import Tensor, nn
 
-from .embedded import Block
+from .embedded import Block, as_parameter
+from .tiled import map_latent, on_device
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from ..latent.noise import Noise
+    from .store import Progress
 
 CHANNELS: Final = 4
 NOISE_FEATURES: Final = 32
+STEPS: Final = (0.2, 1.7)
+"""Least and largest step of the scalar quantiser that it is trained with, in latent units."""
+
 GRID: Final = 4
 """Positions on each axis that the coarsest level sees as one: tiles begin at multiples of it."""
+
+MARGIN: Final = 32
+"""Latent positions that the network sees on each side of one: its receptive field, rounded up to the grid."""
+
+CORE: Final = 256
+"""Latent positions along a side of a tile that are kept."""
 
 
 class Denoiser(nn.Module):
@@ -63,7 +83,8 @@ class Denoiser(nn.Module):
 
     def forward(self, latent: Tensor, deviation: Tensor, palette: Tensor) -> Tensor:
         """See the class."""
-        noise = self.noise(torch.stack([torch.log2(deviation) + 2, palette], 1))
+        told = deviation.clamp(*(step / math.sqrt(12) for step in STEPS))
+        noise = self.noise(torch.stack([torch.log2(told) + 2, palette], 1))
 
         def through(blocks: nn.ModuleList, x: Tensor) -> Tensor:
             for block in blocks:
@@ -77,3 +98,34 @@ class Denoiser(nn.Module):
         fine = through(self.up1, fine + self.grow1(middle))
         found: Tensor = latent + deviation[:, None, None, None] * self.last(fine)
         return found
+
+
+class SmallDenoiser:
+    """The network with its weights, on a device, from arrays to arrays.  Implements `store.Denoiser`.
+
+    Runs in float32 whatever the weights are stored in.  Deterministic on one machine and number of threads.
+    """
+
+    def __init__(self, name: str, tensors: Mapping[str, NDArray[np.generic]], device: str) -> None:
+        """name: what `image.info` says of it.   tensors: as stored.   device: see `settings.Settings`.
+
+        Raises ValueError if the device is not to be had.
+        """
+        self.name = name
+        with torch.device("meta"):
+            network = Denoiser()
+        network.load_state_dict({key: as_parameter(tensor) for key, tensor in tensors.items()}, assign=True)
+        network.requires_grad_(requires_grad=False)
+        self._network, self._device = on_device(network.eval(), device)
+
+    def denoise(
+        self, latent: NDArray[np.float32], noise: Noise, steps: int, progress: Progress | None = None
+    ) -> NDArray[np.float32]:
+        """See `store.Denoiser`; one call is all that there is."""
+        deviation, palette = (torch.tensor([float(value)], device=self._device) for value in noise)
+
+        def compute(piece: Tensor) -> Tensor:
+            found: Tensor = self._network(piece, deviation, palette)
+            return found
+
+        return map_latent(compute, latent, self._device, (MARGIN, CORE, GRID), exact=True, progress=progress)

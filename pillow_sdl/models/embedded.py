@@ -153,7 +153,7 @@ class EmbeddedModel(TiledModel):
         """
         with torch.device("meta"):
             network = EmbeddedAutoencoder()
-        state = {name: _as_parameter(tensor) for name, tensor in tensors.items()}
+        state = {name: as_parameter(tensor) for name, tensor in tensors.items()}
         try:
             network.load_state_dict(state, assign=True)
         except RuntimeError as exc:
@@ -173,7 +173,7 @@ class EmbeddedModel(TiledModel):
         return result
 
 
-def _as_parameter(tensor: NDArray[np.generic]) -> Tensor:
+def as_parameter(tensor: NDArray[np.generic]) -> Tensor:
     """float32, and channels last where it is a convolution's: the order in which CPUs compute it fastest."""
     values = torch.from_numpy(tensor).float()
     return values.contiguous(memory_format=torch.channels_last) if values.ndim == 4 else values

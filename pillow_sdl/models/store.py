@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 import numpy as np
@@ -18,7 +17,7 @@ from ..latent import spaces
 from . import cards, schedule, search
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -81,10 +80,6 @@ class Denoiser(Protocol):
         """
 
 
-SMALL: Final[dict[str, Callable[[], Denoiser]]] = {}
-"""By the name of a latent space, what builds its denoiser that ships with the package, on the settings' device."""
-
-
 def tensor_hash(tensors: Mapping[str, NDArray[np.generic]]) -> bytes:
     """First 16 bytes of SHA-256 over the canonical listing of tensors (SPEC 7.2).
 
@@ -109,7 +104,7 @@ def _listing_hash(listing: Iterable[tuple[str, str, Sequence[int], bytes | memor
 
 _loaded: dict[tuple[str, ...], Autoencoder] = {}
 _unets: dict[tuple[str, ...], UNet] = {}
-_small: dict[tuple[str, ...], Denoiser] = {}
+_small: dict[tuple[str, str], Denoiser] = {}
 _hashes: dict[tuple[Path, int, int], str] = {}
 _lock = threading.RLock()
 
@@ -138,7 +133,7 @@ def release() -> None:
 
 def has_denoiser(space: str) -> bool:
     """Whether there is any denoiser of a latent space, be it on this machine or not."""
-    return space in SMALL or any(card.unet and card.space == space for card in cards.CARDS)
+    return space in cards.DENOISERS or any(card.unet and card.space == space for card in cards.CARDS)
 
 
 def load_denoiser(space: str) -> Denoiser | None:
@@ -160,16 +155,26 @@ def load_denoiser(space: str) -> Denoiser | None:
         of_space = [card for card in cards.CARDS if card.unet and card.space == space]
         if of_space:
             raise search.denoiser_missing(next((card for card in of_space if search.local_unet(card)), of_space[0]))
-    elif space in SMALL:
-        key = space, settings.current().device
-        with _lock:
-            if key not in _small:
-                _small[key] = SMALL[space]()
-            return _small[key]
+    elif space in cards.DENOISERS:
+        return _load_small(space)
     if choice == "auto":
         return None
     msg = f"there is no denoiser {choice!r} for the latent space {space}"
     raise ModelNotFoundError(msg, model_id=choice)
+
+
+def _load_small(space: str) -> Denoiser:
+    """Our own denoiser of a latent space.  Raises ModelNotFoundError, ModelMismatchError, BackendError."""
+    name, device = f"{space}-denoiser", settings.current().device
+    with _lock:
+        if (name, device) not in _small:
+            tensors = spaces.read_arrays(name, cards.DENOISERS[space])
+            try:
+                from . import denoiser
+            except ImportError as exc:
+                raise _no_torch() from exc
+            _small[name, device] = denoiser.SmallDenoiser(name, tensors, device)
+        return _small[name, device]
 
 
 def _load_unet(space: str) -> UNet | None:
@@ -247,9 +252,12 @@ def _build(card: ModelCard, folder: Path) -> Autoencoder:
     try:
         from . import embedded
     except ImportError as exc:
-        msg = "encoding and decoding .sdl pictures needs PyTorch: pip install torch"
-        raise BackendError(msg) from exc
+        raise _no_torch() from exc
     return embedded.EmbeddedModel(tensors, options.device, card.hash)
+
+
+def _no_torch() -> BackendError:
+    return BackendError("encoding and decoding .sdl pictures needs PyTorch: pip install torch")
 
 
 def _no_diffusers(card: ModelCard) -> BackendError:

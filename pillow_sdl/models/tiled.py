@@ -17,7 +17,7 @@ from ..errors import ModelError
 from .tiling import Span, tiles
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
@@ -176,6 +176,41 @@ class TiledModel(ABC):
         """A latent as a tensor (1, C, h, w) that gradients are wanted for, and what it decodes to."""
         piece = torch.from_numpy(np.ascontiguousarray(latent))[None].to(self._device).requires_grad_()
         return piece, self._decode(piece.contiguous(memory_format=torch.channels_last), rate).float()
+
+
+def map_latent(
+    compute: Callable[[Tensor], Tensor],
+    latent: NDArray[np.float32],
+    device: torch.device,
+    layout: tuple[int, int, int],
+    *,
+    exact: bool,
+    progress: Progress | None = None,
+) -> NDArray[np.float32]:
+    """What a network makes of a latent float32 (C, h, w): the same shape, computed in tiles of bounded memory.
+
+    compute: (1, C, h', w') on the device -> the same shape, any float dtype.   layout: margin and core, see `tiling`, and
+    grid: sides of what the network is given are multiples of it, by repetition of the last row and column.
+    exact: see `TiledModel`; margin and core must then be multiples of the grid.
+    """
+    margin, core, grid = layout
+    result = np.zeros_like(latent)
+    todo = tiles(latent.shape[1], latent.shape[2], margin, core)
+    for done, (rows, columns) in enumerate(todo, 1):
+        piece = latent[:, rows.computed, columns.computed]
+        height, width = piece.shape[1:]
+        piece = np.pad(piece, ((0, 0), (0, -height % grid), (0, -width % grid)), mode="edge")
+        with running(device):
+            batch = torch.from_numpy(piece)[None].to(device)
+            shown = compute(batch.contiguous(memory_format=torch.channels_last))
+            found = shown[0, :, :height, :width].float().cpu().numpy()
+        if exact:
+            result[:, rows.place, columns.place] = found[:, rows.kept, columns.kept]
+        else:
+            blend(result, found, rows, columns)
+        if progress:
+            progress(done, len(todo))
+    return result
 
 
 def blend(latent: NDArray[np.float32], found: NDArray[np.float32], rows: Span, columns: Span) -> None:

@@ -25,8 +25,7 @@ from ..errors import ModelError, ModelMismatchError
 from . import schedule
 from .diffusion import quiet
 from .search import PROMPT_TENSOR, WEIGHTS, weights_file
-from .tiled import blend, on_device, running
-from .tiling import tiles
+from .tiled import map_latent, on_device
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -88,20 +87,19 @@ class UNet:
 
         done: calls before this one, and calls: those in all, for the progress.
         """
-        found = np.zeros_like(noisy)
-        todo = tiles(noisy.shape[1], noisy.shape[2], MARGIN, CORE)
-        for count, (rows, columns) in enumerate(todo, 1):
-            piece = noisy[:, rows.computed, columns.computed]
-            height, width = piece.shape[1:]
-            missing = (-height % HALVINGS, -width % HALVINGS)
-            piece = np.pad(piece, ((0, 0), (0, missing[0]), (0, missing[1])), mode="edge")
-            with running(self._device):
-                batch = torch.from_numpy(piece)[None].to(self._device, self._dtype)
-                batch = batch.contiguous(memory_format=torch.channels_last)
-                said = self._network(batch, time, encoder_hidden_states=self._prompt).sample
-                blend(found, said[0, :, :height, :width].float().cpu().numpy(), rows, columns)
+
+        def compute(piece: torch.Tensor) -> torch.Tensor:
+            said: torch.Tensor = self._network(
+                piece.to(self._dtype), time, encoder_hidden_states=self._prompt, return_dict=False
+            )[0]
+            return said
+
+        def report(count: int, tiles: int) -> None:
             if progress:
-                progress(done * len(todo) + count, calls * len(todo))
+                progress(done * tiles + count, calls * tiles)
+
+        layout = MARGIN, CORE, HALVINGS
+        found = map_latent(compute, noisy, self._device, layout, exact=False, progress=report)
         if not np.isfinite(found).all():
             msg = f"the UNet of {self.name} gave values that are not finite in {self._dtype}; float32 may help"
             raise ModelError(msg)
