@@ -1,10 +1,11 @@
-"""Denoising with a UNet: its time, its arithmetic, its tiles, where its parts come from, what the settings do.
+"""Denoising with a UNet or our own network: its time, its arithmetic, its tiles, where its parts come from, what the settings do.
 
 The networks are diffusers' own classes with small random weights, made here.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -28,14 +29,13 @@ from pillow_sdl import cli, codec, settings
 from pillow_sdl.errors import BackendError, ModelError, ModelMismatchError, ModelNotFoundError
 from pillow_sdl.latent import noise, quantize, spaces
 from pillow_sdl.models import cards, prompt, schedule, search, store, tiling, unet
+from pillow_sdl.models import denoiser as denoiser_module
 
 from . import hub as loopback
 from . import images
 from .test_diffusion import kl, photo, program, saved, tiny
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import NDArray
 
 WIDTH = 8
@@ -485,37 +485,81 @@ def test_the_settings_choose(present: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert fresh.denoise == "off"
 
 
-class Halving:
-    """Stands in for the denoiser that ships."""
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A denoiser for sd1 of random weights, in place of the one that ships; its file."""
+    torch.manual_seed(3)
+    path = tmp_path / "weights" / "sd1-denoiser.safetensors"
+    path.parent.mkdir()
+    save_file({name: tensor.half().numpy() for name, tensor in denoiser_module.Denoiser().state_dict().items()}, path)
+    monkeypatch.setattr(spaces, "WEIGHTS", path.parent)
+    monkeypatch.setattr(cards, "DENOISERS", {"sd1": hashlib.sha256(path.read_bytes()).hexdigest()})
+    return path
 
-    name = "halving"
 
-    def denoise(
-        self, latent: NDArray[np.float32], noise: noise.Noise, steps: int, progress: store.Progress | None = None
-    ) -> NDArray[np.float32]:
-        """See `store.Denoiser`."""
-        return latent * np.float32(0.5)
-
-
-def test_the_small_denoiser_steps_in(present: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By its name, and where there is no UNet; asked for by name where there is none it is an error."""
-    with settings.using(denoise="small"), pytest.raises(ModelNotFoundError, match="small"):
-        store.load_denoiser("sd1")
-    checked: Callable[[], store.Denoiser] = Halving
-    monkeypatch.setitem(store.SMALL, "sd1", checked)
+def test_the_small_denoiser_steps_in(present: Path, small: Path, tmp_path: Path) -> None:
+    """By its name, and where there is no UNet; it is loaded once, until it is released."""
     assert denoiser().name == "sd-1.5 UNet"
     with settings.using(denoise="small"):
-        small = denoiser()
-        assert small.name == "halving"
-        assert denoiser() is small
+        found = denoiser()
+        assert found.name == "sd1-denoiser"
+        assert denoiser() is found
         store.release()
-        assert denoiser() is not small
+        assert denoiser() is not found
     with settings.using(model_dirs=[tmp_path]):
-        assert denoiser().name == "halving"
+        assert denoiser().name == "sd1-denoiser"
         with settings.using(denoise="unet"), pytest.raises(ModelNotFoundError, match="UNet"):
             store.load_denoiser("sd1")
     with settings.using(denoise="off"):
         assert store.load_denoiser("sd1") is None
+
+
+def test_without_a_small_denoiser_the_error_says_so(present: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked for by name, for a space that has UNets only."""
+    monkeypatch.setattr(cards, "DENOISERS", {})
+    with settings.using(denoise="small"), pytest.raises(ModelNotFoundError, match="small"):
+        store.load_denoiser("sd1")
+
+
+def test_a_damaged_small_denoiser_is_an_error_of_ours(present: Path, small: Path) -> None:
+    """ModelMismatchError, which names the file and both hashes; ModelNotFoundError where it is missing."""
+    small.write_bytes(small.read_bytes()[:-1] + b"\1")
+    with settings.using(denoise="small"), pytest.raises(ModelMismatchError, match="sd1-denoiser") as caught:
+        store.load_denoiser("sd1")
+    assert caught.value.expected == cards.DENOISERS["sd1"]
+    small.unlink()
+    with settings.using(denoise="small"), pytest.raises(ModelNotFoundError, match="sd1-denoiser"):
+        store.load_denoiser("sd1")
+
+
+def test_the_small_denoiser_computes_its_network(small: Path) -> None:
+    """A latent of any size, filled up to whole positions of the coarsest level by repetition, in float32."""
+    coarse = latent(9, 14)
+    network = denoiser_module.Denoiser()
+    network.load_state_dict({name: torch.from_numpy(tensor).float() for name, tensor in load_file(small).items()})
+    filled = np.pad(coarse, ((0, 0), (0, 3), (0, 2)), mode="edge")
+    for wanted in (noise.Noise(0.2, palette=False), noise.Noise(0.2, palette=True), noise.Noise(0.3, palette=True)):
+        with torch.inference_mode():
+            told = (torch.tensor([value], dtype=torch.float32) for value in wanted)
+            by_hand = network(torch.from_numpy(filled)[None], *told)[0, :, :9, :14].numpy()
+        with settings.using(denoise="small"):
+            found = denoiser().denoise(coarse, wanted, 1)
+        assert found.dtype == np.float32
+        assert np.allclose(found, by_hand, atol=1e-5)
+
+
+def test_the_small_denoiser_s_tiles_are_exact(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a position becomes depends on no more than the margin."""
+    coarse = latent(75, 90)
+    with settings.using(denoise="small"):
+        whole = denoiser().denoise(coarse, noise.Noise(0.3, palette=False), 1)
+        monkeypatch.setattr(tiling, "WHOLE", 1)
+        monkeypatch.setattr(denoiser_module, "CORE", 20)
+        calls: list[tuple[int, int]] = []
+        tiled = denoiser().denoise(coarse, noise.Noise(0.3, palette=False), 1, lambda *call: calls.append(call))
+    assert calls == [(index, 20) for index in range(1, 21)]
+    assert np.abs(whole - coarse).max() > 0.01
+    assert np.allclose(tiled, whole, atol=1e-5)
 
 
 @pytest.mark.parametrize("choice", settings.DENOISERS)

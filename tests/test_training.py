@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.numpy import load_file as numpy_file
 from safetensors.torch import save_file
 
 from pillow_sdl.latent import spaces
-from training import train
+from pillow_sdl.latent.noise import Noise
+from training import denoiser, latents, train
 
 from . import images
 
@@ -127,7 +130,7 @@ def test_latents_of_photos_become_tables_and_hashes(tmp_path: Path, monkeypatch:
     from safetensors.numpy import load_file
 
     from pillow_sdl.latent import preview, quantize
-    from training import context, latents, tables
+    from training import context, tables
 
     root = tmp_path / "project"
     for name in ("pillow_sdl/latent/spaces.py", "spec/registry.md"):
@@ -179,10 +182,8 @@ def sd1(data: Path) -> Path:
     sizes = {f"{part}_block_out_channels": (8, 8, 8, 8) for part in ("encoder", "decoder")}
     sizes |= {f"num_{part}_blocks": (1, 1, 1, 1) for part in ("encoder", "decoder")}
     diffusers.AutoencoderTiny(**sizes).save_pretrained(folder / "taesd")  # type: ignore[arg-type]
-    latents.main(
-        ["--space", "sd1", "--model", str(folder / "taesd"), "--data", str(folder / "photos"), "--out", str(folder)]
-        + ["--full"]
-    )
+    places = ["--model", str(folder / "taesd"), "--data", str(folder / "photos"), "--out", str(folder)]
+    latents.main(["--space", "sd1", "--full", *places])
     return folder
 
 
@@ -198,12 +199,14 @@ def test_a_denoiser_is_trained_in_stages_and_goes_on_where_it_stopped(
     """A run cut off after step 2 ends as an unbroken one; the second stage begins with the first one's weights."""
     denoiser.main(denoiser_arguments(sd1, tmp_path / "whole"))
 
-    take = denoiser.Latents.batch
+    take, calls = denoiser.Latents.batch, 0
 
-    def stop_at_third(self: denoiser.Latents, count: int, size: int, generator: np.random.Generator) -> object:
-        if (tmp_path / "broken" / "checkpoint.pt").exists() and not list(tmp_path.glob("again")):
+    def stop_at_third(self: denoiser.Latents, *given: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
             raise KeyboardInterrupt
-        return take(self, count, size, generator)
+        return take(self, *given)
 
     with monkeypatch.context() as patched:
         patched.setattr(denoiser.Latents, "batch", stop_at_third)
@@ -215,3 +218,53 @@ def test_a_denoiser_is_trained_in_stages_and_goes_on_where_it_stopped(
         torch.testing.assert_close(broken[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
     log = (tmp_path / "broken" / "log.txt").read_text().splitlines()
     assert [line.split()[1] for line in log] == ["2", "4"]
+
+    monkeypatch.setattr(denoiser, "Dists", lambda folder: denoiser.Lpips(folder))  # VGG-16 is too much for a test
+    seen = ["--data", str(sd1 / "photos"), "--model", str(sd1 / "taesd"), "--metrics", str(data)]
+    second = denoiser_arguments(sd1, tmp_path / "seen", *seen, "--init", str(tmp_path / "whole"), "--lr", "1e-9")
+    denoiser.main(second)
+    after = denoiser.read_average(tmp_path / "seen").state_dict()
+    for name, tensor in whole.items():
+        torch.testing.assert_close(after[name], tensor, rtol=1e-4, atol=1e-6, msg=name)
+    assert "lpips" in (tmp_path / "seen" / "log.txt").read_text()
+
+
+def test_crops_of_latents_are_those_of_the_photos(sd1: Path) -> None:
+    """The pixels are where the latent is; the quantised latent is off by as much as is said."""
+    found = denoiser.Latents(sd1 / "sd1.npz", sd1 / "photos", 512)
+    encode = latents.encoder("sd1", sd1 / "taesd")
+    clean, coarse, deviation, kind, pixels = found.batch(8, 8, np.random.default_rng(0))
+    assert pixels is not None
+    assert not kind.any()
+    for latent, photo in zip(clean, pixels, strict=True):
+        again = encode((255 * photo).round().byte().permute(1, 2, 0).numpy())
+        # A crop's middle is seen as in the whole photo.
+        assert np.abs(again[:, 3:5, 3:5] - latent[:, 3:5, 3:5].numpy()).max() < 0.05
+    error = (coarse - clean).abs().amax((1, 2, 3))
+    assert (error <= deviation * 12**0.5 / 2 + 1e-6).all()
+    assert (error > deviation * 12**0.5 / 4).any()
+
+
+def test_a_denoiser_that_is_trained_can_ship(sd1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its file is what the package reads, and its hash stands in the table of models and in the registry."""
+    from pillow_sdl.models.denoiser import SmallDenoiser
+
+    root = tmp_path / "project"
+    for name in ("pillow_sdl/models/cards.py", "spec/registry.md"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(Path(__file__).parent.parent / name, root / name)
+    monkeypatch.setattr(denoiser, "WEIGHTS", root / "pillow_sdl" / "weights")
+    denoiser.WEIGHTS.mkdir()
+    denoiser.main(denoiser_arguments(sd1, tmp_path / "run"))
+    denoiser.main(["--run", str(tmp_path / "run"), "--ship"])
+    path = denoiser.WEIGHTS / "sd1-denoiser.safetensors"
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert f'"sd1": "{digest}"' in (root / "pillow_sdl/models/cards.py").read_text()
+    assert f"sd1-denoiser.safetensors` | {digest} |" in (root / "spec/registry.md").read_text()
+    latent = np.random.default_rng(0).normal(size=(4, 8, 8)).astype(np.float32)
+    shipped = SmallDenoiser("sd1-denoiser", numpy_file(path), "cpu")
+    trained = denoiser.read_average(tmp_path / "run")
+    told = Noise(0.2, palette=False)
+    with torch.inference_mode():
+        wanted = trained(torch.from_numpy(latent)[None], torch.tensor([0.2]), torch.tensor([0.0]))[0].numpy()
+    assert np.abs(shipped.denoise(latent, told, 1) - wanted).max() < 0.01

@@ -167,7 +167,7 @@ SDXL's UNet is not among them: it wants embeddings of a second text encoder, and
 """
 
 
-DENOISERS: Final[dict[str, str]] = {}
+DENOISERS: Final = {"sd1": ""}
 """Latent spaces with a denoiser of our own, `weights/SPACE-denoiser.safetensors`, and the SHA-256 of that file."""
 
 
