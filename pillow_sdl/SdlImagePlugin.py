@@ -262,7 +262,7 @@ def save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
     """Handler of `Image.save`: see `codec.EncodeOptions` for the options.  Writes once, when all is known."""
     from . import codec
 
-    names = ("quality", "target_bytes", "model", "quantizer", "payload", "effort", "tune")
+    names = ("quality", "target_bytes", "model", "quantizer", "palette_size", "dither", "payload", "effort", "tune")
     chosen = {name: im.encoderinfo[name] for name in names if im.encoderinfo.get(name) is not None}
     # What is wrong with the call is told before any work is done.
     codec.EncodeOptions(**chosen)

@@ -40,8 +40,22 @@ environment:
   PILLOW_SDL_DENOISE   what denoises before the decoder: auto, off, small, unet, buehlmann
 """
 
-SECTION_NAMES = {"header": "header", "i": "ICC profile", "e": "Exif", "x": "XMP", "A": "alpha", "L": "latent"}
+SECTION_NAMES = {
+    "header": "header",
+    "i": "ICC profile",
+    "e": "Exif",
+    "x": "XMP",
+    "A": "alpha",
+    "P": "palette",
+    "L": "latent",
+}
 
+ENCODE_OPTIONS = (
+    "quality", "target_bytes", "effort", "payload", "tune", "model", "quantizer", "palette_size", "dither"
+)  # fmt: skip
+"""Options of `save` that `sdl encode` has under the same names."""
+
+OPTION_NAMES = {"palette_size": "--palette-size", "dither": "--no-dither"}
 
 # TIFF's tags for size, strips and tiles, compression, colour coding, XMP and ICC profile.
 LAYOUT_TAGS = frozenset(
@@ -96,6 +110,18 @@ def _parser() -> argparse.ArgumentParser:
     encode.add_argument(
         "--model", choices=[card.name for card in cards.CARDS], default=codec.EncodeOptions().model, metavar="NAME",
         help="as `sdl models` lists it, default %(default)s",
+    )  # fmt: skip
+    encode.add_argument(
+        "--quantizer", choices=list(codec.QUANTIZERS), default=codec.EncodeOptions().quantizer,
+        help="how the latent is quantised, default %(default)s; palette: 256 vectors, as in 2022, for models of 4 channels",
+    )  # fmt: skip
+    encode.add_argument(
+        "--palette-size", type=_whole("palette_size"), metavar="N",
+        help="with --quantizer palette: most entries, 1 to 256 (default)",
+    )  # fmt: skip
+    encode.add_argument(
+        "--no-dither", action="store_false", default=None, dest="dither",
+        help="with --quantizer palette: no error is passed on to neighbours",
     )  # fmt: skip
     encode.add_argument("--strip", action="store_true", help="do not keep Exif, XMP and ICC profile")
     decode = add("decode", _decode, "Turn .sdl files into pictures of another format.")
@@ -318,14 +344,19 @@ def _tags(image: Image.Image) -> bytes:
     return b"" if data == Image.Exif().tobytes() else data
 
 
+def _chosen(options: argparse.Namespace) -> dict[str, Any]:
+    """Options of `save` that the command line has, those that were not given left out."""
+    found = {name: getattr(options, name) for name in ENCODE_OPTIONS}
+    return {name: value for name, value in found.items() if value is not None}
+
+
 def _encode(name: str, options: argparse.Namespace) -> None:
     output = _output(name, options, ".sdl")
     _check_output(name, output, options)
     with _open_image(name) as image, _tile_bar(name, options):
         metadata = {"icc_profile": b""} if options.strip else _metadata(image)
         target = io.BytesIO()
-        names = ("quality", "target_bytes", "effort", "payload", "tune", "model")
-        image.save(target, "SDL", **{name: getattr(options, name) for name in names}, **metadata)
+        image.save(target, "SDL", **_chosen(options), **metadata)
         data = target.getvalue()
         _write(output, data)
         pixels = image.width * image.height
@@ -364,11 +395,18 @@ def _info(name: str, options: argparse.Namespace) -> None:
         f"  format    version {found['format_version']}\n"
         f"  model     {found['model'] or 'unknown'}, hash {found['model_hash']}\n"
         f"  latent    {found['latent_space'] or 'unknown'}, {shape}, quantizer {found['quantizer'] or 'unknown'}, "
-        f"rate {found['rate']}, payload {found['payload'] or 'unknown'}"
+        f"{_fineness(found)}, payload {found['payload'] or 'unknown'}"
     )
     for part, size in found["bytes"].items():
         print(f"  {size:>9,}  {SECTION_NAMES.get(part, f'section {part}')}")
     print(f"  {found['size']:>9,}  bytes in all")
+
+
+def _fineness(found: dict[str, Any]) -> str:
+    """How finely the latent of an inspected file is quantised, in words."""
+    if found["palette_size"] is None or found["dithered"] is None:
+        return f"rate {found['rate']}"
+    return f"{found['palette_size']} entries, {'dithered' if found['dithered'] else 'not dithered'}"
 
 
 def _verify(name: str, options: argparse.Namespace) -> None:
@@ -431,6 +469,14 @@ def main(arguments: list[str] | None = None) -> int:
             parser.error("with several inputs, -o must be an existing folder")
         if STREAM in options.inputs:
             parser.error("standard input must be the only input")
+    if options.command == "encode":
+        given = _chosen(options)
+        if options.quantizer != "palette" and (unused := given.keys() & {"palette_size", "dither"}):
+            parser.error(f"{OPTION_NAMES[min(unused)]} goes with --quantizer palette only")
+        try:
+            codec.EncodeOptions(**given)
+        except ValueError as exc:
+            parser.error(str(exc))
     named = {name: getattr(options, name, None) for name in ("device", "denoise", "denoise_steps")}
     options.written = set()
     for stream in (sys.stdout, sys.stderr):

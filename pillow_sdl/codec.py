@@ -17,7 +17,7 @@ from . import container as sdl
 from . import settings, zstdframe
 from .container import Container, Header, Mode, Name, Section
 from .errors import UnsupportedError
-from .latent import entropy, noise, optimize, quantize, spaces
+from .latent import entropy, noise, optimize, palette, quantize, spaces
 from .latent import preview as linear
 from .models import cards, schedule
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from .models.store import Autoencoder
 
-QUANTIZERS: Final = {"scalar": quantize.SCALAR}
+QUANTIZERS: Final = {"scalar": quantize.SCALAR, "palette": palette.PALETTE}
 PAYLOADS: Final = {"zstd": entropy.ZSTD, "range": entropy.RANGE}
 
 AUTO: Final = "auto"
@@ -70,7 +70,10 @@ class EncodeOptions:
 
     quality: 0 (fewest bytes) .. 100, whole number; 50 if neither it nor target_bytes is given.
     target_bytes: the file takes at most so many bytes, and at least 97 % of them where the best quality takes as much.
-    model: name of a model card.   quantizer: "scalar".   payload: "auto" (the smaller one), "zstd" or "range".
+    model: name of a model card.   payload: "auto" (the smaller one), "zstd" or "range".
+    quantizer: "scalar", or "palette", the way of 2022, for models whose latent has 4 channels; with it go neither
+    quality, nor payload "range", nor tune "psnr", effort changes nothing, and target_bytes asks for the largest palette.
+    palette_size: most entries of the palette, 1..256.   dither: whether errors of "palette" are passed on to neighbours.
     effort: 0 (fastest) .. 9.   0 writes "zstd" where payload is "auto"; from 6 on the latent is refined through the
     decoder's gradient, which gives fewer bytes at equal PSNR and takes 10 to 60 times as long.
     tune: "look", or "psnr" for fewer bytes at equal PSNR and a picture that looks a little smoother.
@@ -82,6 +85,8 @@ class EncodeOptions:
     target_bytes: int | None = None
     model: str = "embedded"
     quantizer: str = "scalar"
+    palette_size: int = palette.MAX_SIZE
+    dither: bool = True
     payload: str = AUTO
     effort: int = DEFAULT_EFFORT
     tune: str = "look"
@@ -102,6 +107,12 @@ class EncodeOptions:
         _check_choice("quantizer", self.quantizer, tuple(QUANTIZERS))
         _check_choice("payload", self.payload, (AUTO, *PAYLOADS))
         _check_choice("tune", self.tune, tuple(TUNES))
+        _check_whole("palette_size", self.palette_size, 1, palette.MAX_SIZE)
+        if not isinstance(self.dither, (bool, np.bool_)):
+            msg = f"dither must be True or False, not {self.dither!r}"
+            raise ValueError(msg)
+        if self.quantizer == "palette":
+            self._check_palette()
         for option in ("icc_profile", "exif", "xmp"):
             value = getattr(self, option)
             if not isinstance(value, bytes):
@@ -110,6 +121,23 @@ class EncodeOptions:
             if len(value) > zstdframe.MAX_METADATA:
                 msg = f"{option} has {len(value)} bytes; at most {zstdframe.MAX_METADATA} can be stored"
                 raise ValueError(msg)
+
+    def _check_palette(self) -> None:
+        """Raise ValueError for what does not go with quantizer="palette"."""
+        if self.quality is not None:
+            msg = 'quality does not apply to quantizer="palette": palette_size or target_bytes do'
+            raise ValueError(msg)
+        for option, given, allowed in (("payload", self.payload, (AUTO, "zstd")), ("tune", self.tune, ("look",))):
+            if given not in allowed:
+                msg = f'{option} must be {" or ".join(allowed)} with quantizer="palette", not {given!r}'
+                raise ValueError(msg)
+        if spaces.by_name(cards.by_name(self.model).space).channels != palette.CHANNELS:
+            fitting = [card.name for card in cards.CARDS if spaces.by_name(card.space).channels == palette.CHANNELS]
+            msg = (
+                f'model {self.model!r} does not go with quantizer="palette", which takes latents of {palette.CHANNELS} '
+                f"channels: those of {', '.join(fitting)}"
+            )
+            raise ValueError(msg)
 
     @property
     def rate(self) -> int:
@@ -161,14 +189,7 @@ def encode(
     if alpha is not None:
         sections.append(Section(Name.ALPHA, alpha_plane.encode(alpha)))
 
-    def file(rate: int, refinements: int = 0) -> bytes:
-        log2_steps = quantize.log2_steps(space.tables.log2_steps, rate)
-        steps = quantize.steps(space.tables.log2_steps, rate)
-        scaled = quantize.scale(latent, steps)
-        if refinements:
-            scaled = _refined(scaled, refinements, network, rate, steps, pixels)
-        symbols = optimize.choose(scaled, space.name, log2_steps, TUNES[options.tune])
-        payload, data = _payload(symbols, space.name, log2_steps, options)
+    def file(rate: int, payload: int, *coded: Section) -> bytes:
         header = Header(
             width=width,
             height=height,
@@ -179,13 +200,33 @@ def encode(
             payload=payload,
             model=bytes.fromhex(network.hash),
         )
-        return Container(header, (*sections, Section(Name.LATENT, data))).to_bytes()
+        return Container(header, (*sections, *coded)).to_bytes()
 
+    def by_palette(size: int) -> bytes:
+        entries, indices = palette.encode(latent, size, dither=bool(options.dither))
+        coded = Section(Name.PALETTE, palette.pack(entries)), Section(Name.LATENT, palette.pack_indices(indices))
+        return file(int(options.dither), entropy.ZSTD, *coded)
+
+    def by_rate(rate: int, refinements: int = 0) -> bytes:
+        log2_steps = quantize.log2_steps(space.tables.log2_steps, rate)
+        steps = quantize.steps(space.tables.log2_steps, rate)
+        scaled = quantize.scale(latent, steps)
+        if refinements:
+            scaled = _refined(scaled, refinements, network, rate, steps, pixels)
+        symbols = optimize.choose(scaled, space.name, log2_steps, TUNES[options.tune])
+        payload, data = _payload(symbols, space.name, log2_steps, options)
+        return file(rate, payload, Section(Name.LATENT, data))
+
+    if options.quantizer == "palette":
+        size = int(options.palette_size)
+        if options.target_bytes is None:
+            return by_palette(size)
+        return _largest_within(int(options.target_bytes), size, lambda index: by_palette(index + 1))
     refinements = REFINEMENTS[options.effort]
     if options.target_bytes is None:
-        return file(options.rate, refinements)
-    refined = (lambda rate: file(rate, refinements)) if refinements else None
-    return _largest_within(int(options.target_bytes), file, refined)
+        return by_rate(options.rate, refinements)
+    refined = (lambda rate: by_rate(rate, refinements)) if refinements else None
+    return _largest_within(int(options.target_bytes), spaces.RATES, by_rate, refined)
 
 
 def _refined(
@@ -221,8 +262,10 @@ def _payload(
     return min(coded, key=lambda pair: len(pair[1]))
 
 
-def _largest_within(target: int, plain: Callable[[int], bytes], refined: Callable[[int], bytes] | None) -> bytes:
-    """The largest file of at most `target` bytes among those of all rates.
+def _largest_within(
+    target: int, count: int, plain: Callable[[int], bytes], refined: Callable[[int], bytes] | None = None
+) -> bytes:
+    """The largest file of at most `target` bytes among those of all rates 0..count - 1, or of as many sizes of a palette.
 
     plain: the file of a rate, quickly.   refined: the one that is wanted, where that is another: its size is near.
     Sizes grow with the rate but for a few bytes, so bisection finds a rate, and its neighbours are tried where it
@@ -231,7 +274,7 @@ def _largest_within(target: int, plain: Callable[[int], bytes], refined: Callabl
     plain = cache(plain)
 
     def bisect(limit: float) -> int:
-        low, high = 0, spaces.RATES
+        low, high = 0, count
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (middle, high) if len(plain(middle)) <= limit else (low, middle)
@@ -247,7 +290,7 @@ def _largest_within(target: int, plain: Callable[[int], bytes], refined: Callabl
     while rate and len(wanted(rate)) > target:
         rate -= 1
     best = wanted(rate) if len(wanted(rate)) <= target else plain(0)
-    for above in range(rate + 1, min(rate + 4, spaces.RATES)):
+    for above in range(rate + 1, min(rate + 4, count)):
         if len(best) >= FILL * target:
             break
         if len(best) < len(wanted(above)) <= target:
@@ -258,14 +301,41 @@ def _largest_within(target: int, plain: Callable[[int], bytes], refined: Callabl
 def _space(header: Header) -> spaces.LatentSpace:
     """The latent space of a file.  Raises UnsupportedError for a space or quantizer that this reader lacks."""
     if header.quantizer not in QUANTIZERS.values():
-        msg = f"quantizer {header.quantizer} found; this reader knows 0 (scalar)"
+        known = ", ".join(f"{code} ({name})" for name, code in QUANTIZERS.items())
+        msg = f"quantizer {header.quantizer} found; this reader knows {known}"
         raise UnsupportedError(msg)
-    return spaces.by_code(header.space)
+    space = spaces.by_code(header.space)
+    if header.quantizer == palette.PALETTE and space.channels != palette.CHANNELS:
+        msg = f"quantizer 1 (palette) found with latent space {space.name}, which has {space.channels} channels, not 4"
+        raise UnsupportedError(msg)
+    return space
+
+
+def _palette(file: Container) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Palette uint8 (K, 4) and indices uint8 (h, w) of a file of that quantiser."""
+    header = file.header
+    entries, payload = file.get(Name.PALETTE), file.get(Name.LATENT)
+    assert entries is not None  # rules K-01 and S-05, held by container.read
+    assert payload is not None
+    _, height, width = _space(header).shape(header.width, header.height)
+    if header.payload != entropy.ZSTD:
+        msg = f"payload method {header.payload} found with quantizer 1 (palette), which has 0 (zstd) only"
+        raise UnsupportedError(msg)
+    if header.rate > 1:
+        msg = f"rate {header.rate} found with quantizer 1 (palette); this reader knows 0 (plain) and 1 (dithered)"
+        raise UnsupportedError(msg)
+    found = palette.unpack(entries)
+    return found, palette.unpack_indices(payload, (height, width), len(found))
 
 
 def read_symbols(file: Container) -> NDArray[np.int16]:
-    """The quantised latent, int16 (C, h, w), bit-exact on every machine.  Needs no network."""
+    """The quantised latent, int16 (C, h, w), bit-exact on every machine.  Needs no network.
+
+    Multiples of the steps; for a palette the levels 0..255 of the vectors that the indices stand for.
+    """
     header = file.header
+    if header.quantizer == palette.PALETTE:
+        return palette.symbols(*_palette(file))
     payload = file.get(Name.LATENT)
     assert payload is not None  # rule S-05, held by container.read
     space = _space(header)
@@ -276,11 +346,16 @@ def read_symbols(file: Container) -> NDArray[np.int16]:
 
 def _latent(file: Container) -> NDArray[np.float32]:
     space = _space(file.header)
-    return quantize.dequantize(read_symbols(file), quantize.steps(space.tables.log2_steps, file.header.rate))
+    symbols = read_symbols(file)
+    if file.header.quantizer == palette.PALETTE:
+        return palette.dequantize(symbols)
+    return quantize.dequantize(symbols, quantize.steps(space.tables.log2_steps, file.header.rate))
 
 
 def _noise(file: Container) -> noise.Noise:
     """What the quantiser of a file did to its latent."""
+    if file.header.quantizer == palette.PALETTE:
+        return palette.noise(*_palette(file), dithered=bool(file.header.rate))
     return noise.of_steps(quantize.steps(_space(file.header).tables.log2_steps, file.header.rate))
 
 
@@ -342,6 +417,7 @@ def decode(file: Container, made: dict[str, str] | None = None) -> NDArray[np.ui
         latent = denoiser.denoise(latent, found, int(options.denoise_steps), options.progress)
         if made is not None:
             made["sdl_denoiser"] = denoiser.name
+    # A palette's rate tells of dithering only, and is lost on its models: none of 4 channels asks for a rate.
     colour = network.decode(latent, header.rate, options.progress)[: header.height, : header.width]
     return _assemble(colour, alpha, header.mode)
 
@@ -388,9 +464,12 @@ def preview(file: Container, scale: int) -> NDArray[np.uint8]:
 def inspect(file: Container) -> dict[str, Any]:
     """What a file says, without decoding its payload: JSON types only.  `bytes` adds up to the file's size.
 
-    Names are None where this reader does not know the file's number.
+    Names are None where this reader does not know the file's number, `palette_size` and `dithered` where there is no
+    palette.
     """
     header = file.header
+    entries = file.get(Name.PALETTE)
+    by_palette = header.quantizer == palette.PALETTE
     space = next((space for space in spaces.SPACES if space.code == header.space), None)
     sizes = {"header": len(header.to_bytes())}
     sizes |= {section.label: len(section.to_bytes()) for section in file.sections}
@@ -406,6 +485,8 @@ def inspect(file: Container) -> dict[str, Any]:
         "latent_shape": space and list(space.shape(header.width, header.height)),
         "quantizer": next((name for name, code in QUANTIZERS.items() if code == header.quantizer), None),
         "rate": header.rate,
+        "palette_size": entries[0] + 1 if by_palette and entries else None,
+        "dithered": {0: False, 1: True}.get(header.rate) if by_palette else None,
         "payload": next((name for name, code in PAYLOADS.items() if code == header.payload), None),
         "size": size,
         "bits_per_pixel": round(8 * size / (header.width * header.height), 6),

@@ -51,11 +51,15 @@ class Name:
     EXIF: Final = b"e"
     XMP: Final = b"x"
     ALPHA: Final = b"A"
+    PALETTE: Final = b"P"
     LATENT: Final = b"L"
 
 
 METADATA: Final = (Name.ICC, Name.EXIF, Name.XMP)
-KNOWN: Final = frozenset({*METADATA, Name.ALPHA, Name.LATENT})
+KNOWN: Final = frozenset({*METADATA, Name.ALPHA, Name.PALETTE, Name.LATENT})
+
+_HAS_PALETTE: Final = {0: False, 1: True}
+"""Whether a file of a quantiser has a palette section, for those of version 0 (K-01)."""
 
 
 class Header(NamedTuple):
@@ -305,7 +309,7 @@ def read(stream: IO[bytes]) -> Container:
 
 
 def _check_order(header: Header, sections: list[Section]) -> None:
-    """Rules S-04 (no name twice), S-05 (metadata first, latent last) and A-01 (alpha exactly when the mode has it)."""
+    """Rules S-04 (no name twice), S-05 (metadata first, latent last), A-01 and K-01 (alpha, palette as the header says)."""
     names = [section.name for section in sections]
     for name in names:
         if names.count(name) > 1:
@@ -317,6 +321,10 @@ def _check_order(header: Header, sections: list[Section]) -> None:
     if (Name.ALPHA in names) != header.mode.has_alpha:
         msg = f"mode {header.mode.name} {'needs' if header.mode.has_alpha else 'has no'} alpha section (A)"
         raise MalformedError(msg, section="A", rule="A-01")
+    has_palette = Name.PALETTE in names
+    if _HAS_PALETTE.get(header.quantizer, has_palette) != has_palette:
+        msg = f"quantizer {header.quantizer} {'has no' if has_palette else 'needs a'} palette section (P)"
+        raise MalformedError(msg, section="P", rule="K-01")
     critical = [is_critical(name) for name in names]
     if critical != sorted(critical):
         msg = "an ignorable section stands after a critical one"
