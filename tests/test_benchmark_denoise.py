@@ -1,0 +1,139 @@
+"""The benchmark of denoisers and that of the package's own time: what they measure, their sums, their resumption."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from PIL import Image
+
+from benchmarks import denoise, overhead
+from pillow_sdl import settings
+from pillow_sdl.latent import quantize, spaces
+
+from . import images
+from .test_benchmarks import Difference
+from .test_diffusion import tiny
+
+if TYPE_CHECKING:
+    from benchmarks.runs import Row
+
+SIDE = 176
+
+
+@pytest.fixture
+def model(tmp_path: Path, fresh_store: None) -> Any:
+    """A folder with taesd, which is configured."""
+    tiny(0).save_pretrained(tmp_path / "models" / "taesd")
+    with settings.using(model_dirs=[tmp_path / "models"]):
+        yield tmp_path / "models"
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder of two photos."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for index in range(2):
+        images.noise(SIDE + 8 * index, SIDE, seed=index).save(folder / f"kodim{index}.png")
+    return folder
+
+
+class Stand(Difference):
+    """Difference of pixels in place of LPIPS and DISTS, whose weights are elsewhere."""
+
+    def __init__(self, folder: Path) -> None:
+        """folder: not looked at."""
+
+
+def row(point: str, denoiser: str, lpips: float, size: float = 100.0) -> Row:
+    """As of a measurement."""
+    found: Row = {"photo": "a", "point": point, "denoiser": denoiser, "bytes": size, "bpp": size / 1000}
+    return found | {"psnr": 20.0, "ms_ssim": 0.9, "lpips": lpips, "dists": 2 * lpips, "decode_s": 1.0}
+
+
+def test_the_quality_with_the_nearest_step_is_taken() -> None:
+    """No other quality's step is nearer; the step that is said is that of the quality."""
+    space = spaces.by_name("sd1")
+    quality, actual = denoise.nearest_quality(0.5, space)
+    assert actual == pytest.approx(0.5, rel=0.02)
+    for other in range(101):
+        rate = denoise.codec.EncodeOptions(quality=other).rate
+        found = float(quantize.steps(space.tables.log2_steps, rate)[0])
+        assert abs(found / 0.5 - 1) >= abs(actual / 0.5 - 1) - 1e-3
+        if other == quality:
+            assert found == pytest.approx(actual)
+
+
+def test_means_say_how_far_distances_fall() -> None:
+    """Against the same point without a denoiser; points that are no files have no fall."""
+    rows = [
+        row("step 1", "off", 0.2),
+        row("step 1", "small", 0.1),
+        row("step 1", "off", 0.4),
+        row("step 1", "small", 0.2),
+    ]
+    rows += [row(denoise.UNQUANTISED, "off", 0.05)]
+    plain, better, ceiling = denoise.summarise(rows)
+    assert plain["lpips"] == pytest.approx(0.3)
+    assert better["percent"] == pytest.approx({"lpips": -50.0, "dists": -50.0})
+    assert "percent" not in plain
+    assert "percent" not in ceiling
+
+
+def test_a_palettes_bytes_are_held_against_the_scalar_curve() -> None:
+    """On the curve with the same denoiser, on a scale of logarithms; None where the curve does not go."""
+    curve = [("step 1", 0.3, 1000.0), ("step .5", 0.1, 4000.0)]
+    rows = [row(point, "small", lpips, size) for point, lpips, size in curve]
+    rows += [row("palette", "small", 0.2, 5000.0), row("palette, no dither", "small", 0.5, 5000.0)]
+    rows += [row("palette", "off", 0.2, 5000.0)]
+    inside, outside, alone = denoise.against_palettes(denoise.summarise(rows))
+    assert inside["bytes"] == pytest.approx(2000)
+    assert inside["percent"] == pytest.approx(40)
+    assert outside["percent"] is None
+    assert alone["percent"] is None
+
+
+def test_a_run_measures_prints_and_resumes(
+    model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every point of every photo under each denoiser; a photo that was cut off is measured whole again."""
+    monkeypatch.setattr(denoise, "Lpips", Stand)
+    monkeypatch.setattr(denoise, "Dists", Stand)
+    options: dict[str, Any] = {"model": "taesd", "steps": [0.5, 1.0], "denoisers": ["off", "small"], "restart": False}
+    output = tmp_path / "denoise.json"
+    denoise.run(photos, tmp_path, output, limit=None, only=["kodim0"], **options)
+    first = json.loads(output.read_text("utf-8"))
+    assert {row["photo"] for row in first["rows"]} == {"kodim0.png"}
+    assert len(first["rows"]) == 1 + 2 * 4
+    denoise.run(photos, tmp_path, output, limit=None, only=[], **options)
+    second = json.loads(output.read_text("utf-8"))
+    assert second["rows"][: len(first["rows"])] == first["rows"]
+    assert len(second["rows"]) == 2 * len(first["rows"])
+    by_file: dict[tuple[str, str], set[int]] = {}
+    for found in second["rows"]:
+        by_file.setdefault((found["photo"], found["point"]), set()).add(found["bytes"])
+        said = "sd1-denoiser" if found["denoiser"] == "small" else None
+        assert found.get("said") == said
+    assert all(len(sizes) == 1 for sizes in by_file.values())
+    assert by_file["kodim0.png", denoise.UNQUANTISED] == {0}
+    assert "| palette | small |" in capsys.readouterr().out
+
+
+def test_the_package_is_timed_against_diffusers(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ratios are those of the medians; a model that is not of diffusers is refused."""
+    monkeypatch.setattr(overhead, "SIDE", 64)
+    photo = tmp_path / "photo.png"
+    Image.effect_noise((80, 72), 60).convert("RGB").save(photo)
+    overhead.run(photo, tmp_path / "new" / "overhead.json", model="taesd", repeats=3)
+    found = json.loads((tmp_path / "new" / "overhead.json").read_text("utf-8"))
+    assert all(len(times) == 3 for times in found["seconds"].values())
+    medians = found["medians_s"]
+    assert found["ratios"]["decode"] == pytest.approx(medians["decode"] / medians["decode_by_hand"])
+    assert found["ratios"]["encode"] == pytest.approx(medians["encode"] / medians["encode_by_hand"])
+    with pytest.raises(SystemExit, match="none of diffusers"):
+        overhead.run(photo, tmp_path / "none.json", model="embedded", repeats=1)
+    with pytest.raises(SystemExit, match="sdl models fetch taef1"):
+        overhead.run(photo, tmp_path / "none.json", model="taef1", repeats=1)
