@@ -63,7 +63,8 @@ Geometric means over palettes of 64, 128 and 256 entries for every 17th of the 6
 
 def levels(latent: NDArray[np.float32]) -> NDArray[np.uint8]:
     """The nearest levels, uint8 (4, h, w), of a latent float32 (4, h, w), finite.  Halves go up, ends are clipped."""
-    return np.clip(np.floor(latent / STEP + (MIDDLE + np.float32(0.5))), 0, 255).astype(np.uint8)
+    result: NDArray[np.uint8] = np.clip(np.floor(latent / STEP + (MIDDLE + np.float32(0.5))), 0, 255).astype(np.uint8)
+    return result
 
 
 def dequantize(found: NDArray[np.uint8] | NDArray[np.int16]) -> NDArray[np.float32]:
