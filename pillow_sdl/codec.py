@@ -108,9 +108,10 @@ class EncodeOptions:
         _check_choice("payload", self.payload, (AUTO, *PAYLOADS))
         _check_choice("tune", self.tune, tuple(TUNES))
         _check_whole("palette_size", self.palette_size, 1, palette.MAX_SIZE)
-        if not isinstance(self.dither, (bool, np.bool_)):
-            msg = f"dither must be True or False, not {self.dither!r}"
-            raise ValueError(msg)
+        dither: Any = self.dither
+        if not isinstance(dither, (bool, np.bool_)):
+            msg = f"dither must be True or False, not {dither!r}"
+            raise ValueError(msg)  # noqa: TRY004  as for all options
         if self.quantizer == "palette":
             self._check_palette()
         for option in ("icc_profile", "exif", "xmp"):

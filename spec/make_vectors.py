@@ -41,7 +41,7 @@ CHANNELS = 96
 FACTOR = 16
 """Latent space of most vectors, its channels and its pixels per position."""
 
-SD1, SD3 = 1, 3
+SD1, SDXL, SD3 = 1, 2, 3
 SD1_CHANNELS, SD3_CHANNELS, SD_FACTOR = 4, 16, 8
 MODES = {"L": 0, "LA": 1, "RGB": 2, "RGBA": 3}
 
@@ -161,6 +161,11 @@ def noise(seed: int, count: int, bits: int = 8) -> list[int]:
         seed = (seed * 1103515245 + 12345) % 2**31
         symbols.append((seed >> 8) % 2**bits - 2 ** (bits - 1))
     return symbols
+
+
+def noise_order(count: int) -> list[int]:
+    """The numbers 0 to `count` - 1 in an order of no order."""
+    return sorted(range(count), key=noise(7, count, 16).__getitem__)
 
 
 def zero_planes(count: int = 1) -> Planes:
@@ -292,6 +297,35 @@ def range_payload(
     passes = coded_symbols(planes, groups, rate, height, width, space)
     done = [operation for symbols in passes for operation in operations(symbols)]
     return bytes([groups, b]) + coded(done, 8 << b if b else 1)
+
+
+Palette = list[tuple[int, int, int, int]]
+
+
+def entry_bits(entry: tuple[int, int, int, int]) -> str:
+    """SPEC 8.8.2: the 32 bits of an entry, in their order."""
+    return "".join(f"{level:08b}"[place] for place in range(8) for level in entry)
+
+
+def palette_number(entries: Palette) -> int:
+    """SPEC 8.8.2: N."""
+    number, value = 0, 1
+    groups = [[entry_bits(entry) for entry in entries]]
+    for bit in range(32):
+        parts = []
+        for group in groups:
+            zeros = [entry for entry in group if entry[bit] == "0"]
+            number += value * len(zeros)
+            value *= len(group) + 1
+            parts += [zeros, [entry for entry in group if entry[bit] == "1"]]
+        groups = [part for part in parts if part]
+    return number
+
+
+def palette(entries: Palette, more: int = 0) -> bytes:
+    """Section P.   more: added to N."""
+    found = palette_number(entries) + more
+    return section("P", bytes([len(entries) - 1]) + found.to_bytes(-(-found.bit_length() // 8), "little"))
 
 
 def latent(planes: Planes | None = None) -> bytes:
@@ -627,6 +661,82 @@ def ok_space_sd3_range() -> Vector:
     """Latent space sd3, method 1: 3 x 2 positions, two of its four groups."""
     planes = noise_planes(6, (4, 2), channels=SD3_CHANNELS)
     return as_range(first_groups(planes, 2, SD3), 2, positions=(3, 2), space=SD3)
+
+
+# Files that are read: quantiser 1
+
+
+def with_palette(
+    entries: Palette, indices: list[int], *, size: tuple[int, int], rate: int = 1, space: int = SD1
+) -> Vector:
+    """A file of quantiser 1.   indices: by the order of the entries in the file, which is that of their bits."""
+    ordered = sorted(entries, key=entry_bits)
+    planes = [[ordered[index][channel] for index in indices] for channel in range(SD1_CHANNELS)]
+    sections = palette(entries), section("L", frame(bytes(indices)))
+    data = file(*sections, width=size[0], height=size[1], space=space, quantiser=1, rate=rate)
+    return success(data, planes, size=size, rate=rate)
+
+
+def noise_entries(count: int, bits: int = 8) -> Palette:
+    """Entries of levels around the middle."""
+    planes = noise_planes(count, (bits,), channels=SD1_CHANNELS)
+    return [(128 + a, 128 + b, 128 + c, 128 + d) for a, b, c, d in zip(*planes, strict=True)]
+
+
+@vector
+def ok_palette_example() -> Vector:
+    """Quantiser 1, dithered: the example of SPEC 8.8.4."""
+    entries = [(128, 127, 96, 161), (120, 130, 100, 140), (128, 127, 96, 160)]
+    return with_palette(entries, [0, 1, 1, 2, 2, 0], size=(24, 16))
+
+
+@vector
+def ok_palette_plain() -> Vector:
+    """Quantiser 1, rate 0: not dithered."""
+    return with_palette(noise_entries(5), [4, 0, 3, 1, 2, 2], size=(17, 9), rate=0)
+
+
+@vector
+def ok_palette_sdxl() -> Vector:
+    """Quantiser 1 in the other latent space of 4 channels."""
+    return with_palette(noise_entries(2), [0, 1, 1], size=(1, 24), space=SDXL)
+
+
+@vector
+def ok_palette_256() -> Vector:
+    """Quantiser 1 with 256 entries, each used once."""
+    entries = noise_entries(256)
+    assert len(set(entries)) == 256
+    return with_palette(entries, noise_order(256), size=(128, 128))
+
+
+@vector
+def ok_palette_one_entry() -> Vector:
+    """Quantiser 1 with a single entry, whose bits are all 1: N is 0 and takes no bytes."""
+    made = with_palette([(255, 255, 255, 255)], [0], size=(8, 8))
+    assert palette_number([(255, 255, 255, 255)]) == 0
+    return made
+
+
+@vector
+def ok_palette_largest() -> Vector:
+    """Quantiser 1 with the largest N of one entry, whose bits are all 0: 4 bytes of 255."""
+    assert palette_number([(0, 0, 0, 0)]) == 2**32 - 1
+    return with_palette([(0, 0, 0, 0)], [0], size=(1, 1))
+
+
+@vector
+def ok_palette_equal_entries() -> Vector:
+    """Quantiser 1 with entries that are equal, which a writer should avoid."""
+    return with_palette([(7, 8, 9, 10)] * 3 + [(7, 8, 9, 11)], [3, 2, 1, 0], size=(32, 1))
+
+
+@vector
+def ok_palette_and_more() -> Vector:
+    """Quantiser 1 with an ignorable section, and with the palette before the alpha plane, where few would write it."""
+    sections = section("q", b"?"), palette([(1, 2, 3, 4)]), section("A", b"\0" + frame(b"\x7f"))
+    data = file(*sections, section("L", frame(b"\0")), mode="LA", space=SD1, quantiser=1, rate=0)
+    return success(data, [[1], [2], [3], [4]], mode="LA", rate=0, alpha=b"\x7f")
 
 
 # Files that are read: zstd frames
@@ -1433,6 +1543,106 @@ def bad_range_symbol_low() -> Vector:
     return with_range(range_payload([*zero_planes()[1:], [-32768]], GROUPS), "R-06")
 
 
+PALETTE: Palette = [(120, 130, 100, 140), (128, 127, 96, 160), (128, 127, 96, 161)]
+
+
+def by_palette(*sections: bytes, **fields: Any) -> bytes:
+    """A file of quantiser 1 of 2 x 1 positions with those sections, else sound."""
+    return file(*sections, **{"width": 16, "height": 8, "space": SD1, "quantiser": 1, "rate": 1} | fields)
+
+
+TWO = section("L", frame(b"\0\2"))
+"""Two indices."""
+
+
+@vector
+def bad_palette_missing() -> Vector:
+    """Quantiser 1 without a palette."""
+    return refused(by_palette(TWO), "K-01")
+
+
+@vector
+def bad_palette_unused() -> Vector:
+    """Quantiser 0 with a palette."""
+    return refused(file(palette(PALETTE), latent()), "K-01")
+
+
+@vector
+def bad_palette_last() -> Vector:
+    """A palette after the latent."""
+    return refused(by_palette(TWO, palette(PALETTE)), "S-05")
+
+
+@vector
+def bad_palette_twice() -> Vector:
+    """Two palettes."""
+    return refused(by_palette(palette(PALETTE), palette(PALETTE), TWO), "S-04")
+
+
+@vector
+def bad_palette_empty() -> Vector:
+    """A section P without any bytes."""
+    return refused(by_palette(section("P", b""), TWO), "K-03")
+
+
+@vector
+def bad_palette_zero_byte() -> Vector:
+    """A palette's number with a byte 0 more than it needs."""
+    whole = b"\2" + palette_number(PALETTE).to_bytes(13, "little")
+    assert whole.endswith(b"\0")
+    return refused(by_palette(section("P", whole), TWO), "K-03")
+
+
+@vector
+def bad_palette_five_bytes() -> Vector:
+    """A palette's number of 5 bytes for one entry."""
+    return refused(by_palette(section("P", b"\0\0\0\0\0\1"), section("L", frame(bytes(2)))), "K-03")
+
+
+@vector
+def bad_palette_long() -> Vector:
+    """A palette's number of 64 KiB, which takes long to divide."""
+    return refused(by_palette(section("P", b"\2" + b"\xff" * 2**16), TWO), "K-03")
+
+
+@vector
+def bad_palette_number() -> Vector:
+    """A palette's number that is the least too large: that of 3 entries of zeros and one more."""
+    entries: Palette = [(0, 0, 0, 0)] * 3
+    assert palette_number(entries) == 4**32 - 1
+    return refused(by_palette(palette(entries, more=1), TWO), "K-04")
+
+
+@vector
+def bad_palette_indices_few() -> Vector:
+    """One index for two positions."""
+    return refused(by_palette(palette(PALETTE), section("L", frame(b"\0"))), "K-05")
+
+
+@vector
+def bad_palette_no_indices() -> Vector:
+    """An empty frame of indices."""
+    return refused(by_palette(palette(PALETTE), section("L", frame(b""))), "K-05")
+
+
+@vector
+def bad_palette_index() -> Vector:
+    """An index of K."""
+    return refused(by_palette(palette(PALETTE), section("L", frame(b"\2\3"))), "K-06")
+
+
+@vector
+def bad_palette_frame() -> Vector:
+    """Indices with a byte after their zstd frame."""
+    return refused(by_palette(palette(PALETTE), section("L", frame(b"\0\2") + b"\0")), "Z-03")
+
+
+@vector
+def limit_palette_indices() -> Vector:
+    """Three indices for two positions."""
+    return refused(by_palette(palette(PALETTE), section("L", frame(b"\0\1\2"))), "L-04", "limit")
+
+
 # Files of newer writers
 
 
@@ -1514,7 +1724,31 @@ def new_space_of_35_bits() -> Vector:
 @vector
 def new_quantiser() -> Vector:
     """An unknown quantiser; metadata and alpha can be read."""
-    return partly_read(quantiser=1)
+    return partly_read(quantiser=2)
+
+
+@vector
+def new_palette_rate() -> Vector:
+    """Quantiser 1 with a rate of 2."""
+    return refused(by_palette(palette(PALETTE), TWO, rate=2), "K-02", "unsupported")
+
+
+@vector
+def new_palette_payload_method() -> Vector:
+    """Quantiser 1 with payload method 1."""
+    return refused(by_palette(palette(PALETTE), TWO, payload=1), "H-07", "unsupported")
+
+
+@vector
+def new_palette_space() -> Vector:
+    """Quantiser 1 in a latent space of 16 channels."""
+    return refused(by_palette(palette(PALETTE), TWO, space=SD3), "H-07", "unsupported")
+
+
+@vector
+def new_quantiser_with_palette() -> Vector:
+    """An unknown quantiser with a palette: not the affair of this version's rules for palettes."""
+    return refused(by_palette(palette(PALETTE), TWO, quantiser=2), "H-07", "unsupported")
 
 
 @vector
@@ -1532,7 +1766,7 @@ def new_critical_section() -> Vector:
 @vector
 def new_critical_section_kept() -> Vector:
     """A critical section that the registry keeps, and version 0 does not use."""
-    return refused(file(section("P", b"palette"), latent()), "S-02", "unsupported")
+    return refused(file(section("F", b"frames"), latent()), "S-02", "unsupported")
 
 
 @vector

@@ -33,7 +33,7 @@ NAMES_OF_TABLES = {1: "sd1", 2: "sdxl", 3: "sd3", 4: "flux1", 16: "sdl1"}
 
 WEIGHTS = Path(__file__).parent.parent / "pillow_sdl" / "weights"
 METADATA = b"iex"
-KNOWN = b"iexAL"
+KNOWN = b"iexAPL"
 
 
 class RefusedError(Exception):
@@ -156,6 +156,8 @@ def check_order(header: Header, names: list[int]) -> None:
         raise RefusedError(MALFORMED, "S-05", f"order {bytes(names)!r}")
     if (ord("A") in names) != (MODES[header.mode] in ("LA", "RGBA")):
         raise RefusedError(MALFORMED, "A-01", f"mode {MODES[header.mode]} with sections {bytes(names)!r}")
+    if header.quantiser in (0, 1) and (ord("P") in names) != (header.quantiser == 1):
+        raise RefusedError(MALFORMED, "K-01", f"quantiser {header.quantiser} with sections {bytes(names)!r}")
 
 
 def unpack_zstd(frame: bytes, limit: int, limit_rule: str = "L-04") -> bytes:
@@ -571,9 +573,54 @@ def empty_latent(space: int, rate: int, height: int, width: int) -> Latent:
     return Latent(tensors(f"{name}-context"), steps, height, width)
 
 
+# Quantiser 1
+
+
+def read_palette(data: bytes) -> list[list[int]]:
+    """SPEC 8.8.2: the levels of each entry."""
+    if not data:
+        raise RefusedError(MALFORMED, "K-03", "empty palette section")
+    size = data[0] + 1
+    digits = data[1:]
+    if len(digits) > 4 * size or digits.endswith(b"\0"):
+        raise RefusedError(MALFORMED, "K-03", f"a number of {len(digits)} bytes for {size} entries")
+    number = int.from_bytes(digits, "little")
+    # A group: the levels of its entries as far as their bits are told, and how many it has.
+    groups = [([0, 0, 0, 0], size)]
+    for bit in range(32):
+        parts = []
+        for levels, n in groups:
+            zeros = number % (n + 1)
+            number //= n + 1
+            ones = [level | 0x80 >> bit // 4 if channel == bit % 4 else level for channel, level in enumerate(levels)]
+            parts += [(levels, zeros), (ones, n - zeros)]
+        groups = [(levels, n) for levels, n in parts if n]
+    if number:
+        raise RefusedError(MALFORMED, "K-04", "the palette's number is too large")
+    return [levels for levels, n in groups for _ in range(n)]
+
+
+def read_indices(header: Header, sections: dict[int, bytes]) -> list[list[int]]:
+    """SPEC 8.8: the symbols of quantiser 1."""
+    channels, height, width = geometry(header)
+    if channels != 4 or header.payload != 0:
+        raise RefusedError(UNSUPPORTED, "H-07", f"palette of {channels} channels, payload method {header.payload}")
+    if header.rate > 1:
+        raise RefusedError(UNSUPPORTED, "K-02", f"rate {header.rate} with a palette")
+    palette = read_palette(sections[ord("P")])
+    indices = unpack_zstd(sections[ord("L")], height * width)
+    if len(indices) < height * width:
+        raise RefusedError(MALFORMED, "K-05", f"{len(indices)} indices for {height * width} positions")
+    if max(indices) >= len(palette):
+        raise RefusedError(MALFORMED, "K-06", f"index {max(indices)}, the palette has {len(palette)} entries")
+    return [[palette[index][channel] for index in indices] for channel in range(4)]
+
+
 def read_symbols(container: Container) -> list[list[int]]:
     """Level B: the symbols, for each channel a list of h w integers in rows."""
     header = container.header
+    if header.quantiser == 1:
+        return read_indices(header, dict(container.sections))
     if header.quantiser != 0 or header.payload > 1:
         raise RefusedError(UNSUPPORTED, "H-07", f"quantiser {header.quantiser}, payload method {header.payload}")
     channels, height, width = geometry(header)

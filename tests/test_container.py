@@ -44,13 +44,16 @@ ignorable = st.integers(0, 255).filter(lambda code: code & 0x20).map(lambda code
 def containers(draw: st.DrawFn) -> Container:
     """Any file that a writer may write, with sections that only later readers know."""
     mode = draw(st.sampled_from(Mode))
-    names = draw(st.lists(ignorable, unique=True, max_size=6)) + [b"A"] * mode.has_alpha + [b"L"]
+    quantizer = draw(st.integers(0, 2) | numbers)
+    has_palette = draw(st.booleans()) if quantizer > 1 else quantizer == 1
+    critical = [b"A"] * mode.has_alpha + [b"P"] * has_palette
+    names = draw(st.lists(ignorable, unique=True, max_size=6)) + draw(st.permutations(critical)) + [b"L"]
     header = Header(
         width=draw(sides),
         height=draw(sides),
         mode=mode,
         space=draw(numbers),
-        quantizer=draw(numbers),
+        quantizer=quantizer,
         rate=draw(st.integers(0, 255)),
         payload=draw(numbers),
         model=draw(st.binary(min_size=16, max_size=16)),
@@ -347,7 +350,7 @@ def test_the_largest_header_is_read() -> None:
         (b"L\xff\xff\xff\xff\xff", MalformedError),
         (b"L\x80\x80\x80\x80\x08", LimitError),
         (b"L\xff\xff\xff\xff\x7f", LimitError),
-        (b"P\x00", UnsupportedError),
+        (b"F\x00", UnsupportedError),
         (b"\x00\x00", UnsupportedError),
         (b"\xdf\x01z", UnsupportedError),
     ],
@@ -369,7 +372,7 @@ def test_an_ignorable_section_is_read_whatever_its_name(name: bytes) -> None:
 def test_a_damaged_section_of_an_unknown_name_is_damage() -> None:
     """S-03 goes before S-02: a flipped bit in a name is no later writer."""
     data = bytearray(Section(b"L", b"data").to_bytes())
-    data[0] = ord("P")
+    data[0] = ord("F")
     with pytest.raises(ChecksumError):
         container.read_section(io.BytesIO(bytes(data)), 0)
 
@@ -388,6 +391,20 @@ def test_alpha_is_there_exactly_when_the_mode_has_it(mode: Mode) -> None:
             assert caught.value.rule == "A-01"
 
 
+@pytest.mark.parametrize("quantizer", [0, 1, 2])
+def test_a_palette_is_there_as_the_quantizer_says(quantizer: int) -> None:
+    """K-01; what another quantizer does is not known here."""
+    latent = Section(b"L", b"x")
+    for sections in [(latent,), (Section(b"P", b"x"), latent)]:
+        file = Container(HEADER._replace(quantizer=quantizer, sections=len(sections)), sections)
+        if quantizer in {2, len(sections) - 1}:
+            assert images.parsed(file.to_bytes()) == file
+        else:
+            with pytest.raises(MalformedError) as caught:
+                images.parsed(file.to_bytes())
+            assert caught.value.rule == "K-01"
+
+
 # Memory
 
 
@@ -401,7 +418,7 @@ def peak_of(action: Callable[[], object]) -> int:
         tracemalloc.stop()
 
 
-@pytest.mark.parametrize("name", [b"L", b"A", b"e", b"q"])
+@pytest.mark.parametrize("name", [b"L", b"A", b"P", b"e", b"q"])
 def test_a_declared_length_takes_no_memory(name: bytes) -> None:
     """2 GB declared in a file of 60 bytes: the file is truncated, and nothing was set aside for it."""
     data = header_bytes() + name + container.write_varint(2**31 - 1) + b"little"

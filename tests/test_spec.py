@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from pillow_sdl import alpha, codec, container, errors, zstdframe
 from pillow_sdl.container import Container, Header, Mode, Name, Section
-from pillow_sdl.latent import context, entropy, quantize, rans, spaces
+from pillow_sdl.latent import context, entropy, palette, quantize, rans, spaces
 from pillow_sdl.models import cards, store
 
 if TYPE_CHECKING:
@@ -450,6 +450,47 @@ def test_payload_example() -> None:
     assert told == listed
 
 
+def test_palette_example() -> None:
+    """Bytes, digits, entries, indices, symbols and the latent value of SPEC 8.8.4 are the vector's, for both readers."""
+    text = TEXT.partition("**8.8.4 ")[2].partition("**8.8.5 ")[0]
+    file = container.read(io.BytesIO(_vector(re.findall(r"`vectors/(\w+)\.sdl`", text)[0])))
+    packed, digits, indices = (bytes.fromhex(block) for block in re.findall(r"^ {4}([0-9A-F ]+)$", text, re.MULTILINE))
+    assert file.get(Name.PALETTE) == packed
+    told = re.findall(r"K = (\d+) and N = ([0-9A-F]+)", text)
+    assert told == [(str(packed[0] + 1), packed[:0:-1].hex().upper())]
+    entries = [[int(level) for level in row] for row in re.findall(r"\((\d+), (\d+), (\d+),\s(\d+)\)", text)]
+    assert palette.unpack(packed).tolist() == reader.read_palette(packed) == entries
+
+    # The first digit is to the base 4, each of the others a pair to the bases 2 and 3.
+    number = int(re.findall(r"N mod 4 is (\d)", text)[0])
+    value = 4
+    for pair in digits.hex(" ").split():
+        for digit, base in zip(pair, (2, 3), strict=True):
+            number += value * int(digit)
+            value *= base
+    assert number == int(told[0][1], 16)
+    assert len(digits) == 31
+
+    payload = file.get(Name.LATENT)
+    assert payload is not None
+    assert zstdframe.decompress(payload, limit=6, section="L") == indices
+    symbols = codec.read_symbols(file)
+    assert symbols.reshape(4, 6).T.tolist() == [entries[index] for index in indices]
+    channel, levels = re.findall(r"symbols of channel (\d) are ([\d, ]+)\.", text)[0]
+    assert symbols[int(channel)].ravel().tolist() == [int(level) for level in levels.split(",")]
+    level, value_told, bits = re.findall(r"Level (\d+) is the latent value ([\d.]+) \(([0-9A-F]{8})", text)[0]
+    latent = palette.dequantize(np.array([int(level)], np.int16))
+    assert latent.astype(">f4").tobytes() == bytes.fromhex(bits)
+    assert latent[0] == np.float32(value_told)
+
+
+def test_a_level_of_the_text_is_the_library_s() -> None:
+    """The u of SPEC 8.8.1, as a product and as a fraction, and the constants of 8.8.5."""
+    (above, below) = re.findall(r"which is (\d+) / 2\^(\d+)", TEXT)[0]
+    assert palette.STEP == int(above) / 2 ** int(below) == np.float32(0.18215**2)
+    assert f"a is\n{palette.SPREAD_PLAIN}, or {palette.SPREAD_DITHERED} if" in TEXT
+
+
 # Registry.  The model's and the tables' rows have placeholders until both are final, and their tests fail till then.
 
 
@@ -625,6 +666,33 @@ def test_second_reader_reads_what_the_library_writes(
     assert found.metadata == metadata
     assert found.alpha == (None if plane is None else plane.tobytes())
     assert reader.read_symbols(found) == symbols.reshape(len(symbols), -1).tolist()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    size=st.integers(1, 256),
+    spread=st.integers(1, 256),
+    sides=st.tuples(st.integers(1, 70), st.integers(1, 70)),
+    space=st.sampled_from([space for space in spaces.SPACES if space.channels == palette.CHANNELS]),
+    rate=st.integers(0, 1),
+)
+def test_second_reader_reads_any_palette(
+    seed: int, size: int, spread: int, sides: tuple[int, int], space: spaces.LatentSpace, rate: int
+) -> None:
+    """Entries of any spread, some of them equal, and any indices."""
+    random = np.random.default_rng(seed)
+    entries = palette._ordered(((256 - spread) // 2 + random.integers(0, spread, (size, 4))).astype(np.uint8))
+    _, height, width = space.shape(*sides)
+    indices = random.integers(0, size, (height, width)).astype(np.uint8)
+    sections = Section(Name.PALETTE, palette.pack(entries)), Section(Name.LATENT, palette.pack_indices(indices))
+    header = Header(
+        *sides, Mode.RGB, space=space.code, quantizer=palette.PALETTE, rate=rate, payload=entropy.ZSTD, model=bytes(16)
+    )
+    data = Container(header, sections).to_bytes()
+    expected = palette.symbols(entries, indices)
+    assert np.array_equal(codec.read_symbols(container.read(io.BytesIO(data))), expected)
+    assert reader.read_symbols(reader.read_container(data)) == expected.reshape(4, -1).tolist()
 
 
 def _assert_readers_agree(data: bytes) -> None:
