@@ -410,7 +410,8 @@ def test_a_target_gets_the_largest_palette_that_fits() -> None:
         data = saved(image, target_bytes=target)
         size = codec.inspect(images.parsed(data))["palette_size"]
         assert 0.97 * target <= len(data) <= target
-        assert data == saved(image, palette_size=size) or size == 255
+        # Entries that dithering leaves unused are not written, so a few more may have been asked for.
+        assert any(data == saved(image, palette_size=min(size + more, 256)) for more in range(4))
     assert codec.inspect(images.parsed(saved(image, target_bytes=1500, palette_size=9)))["palette_size"] == 9
 
 
