@@ -2,7 +2,8 @@
 
     python -m examples.dataset FOLDER        # what such a script needs to know first: mean and deviation of the channels
 
-Needs torch, and no autoencoder: reading a latent takes milliseconds, in as many worker processes as there are cores.
+Needs torch, and no autoencoder.  Files with payload="zstd" are the ones to train on: a latent of 512 x 512 pixels is
+read in less than a millisecond, and in a tenth of a second with payload="range".
 """
 
 from __future__ import annotations

@@ -48,11 +48,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER")
     options = parser.parse_args()
-    from diffusers import StableDiffusionImg2ImgPipeline
+    import diffusers
 
-    pipeline = StableDiffusionImg2ImgPipeline.from_pretrained(
-        options.pipeline, vae=None, safety_checker=None, requires_safety_checker=False
-    )
+    kind: Any = diffusers.StableDiffusionImg2ImgPipeline
+    pipeline = kind.from_pretrained(options.pipeline, vae=None, safety_checker=None, requires_safety_checker=False)
     pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
     options.output.mkdir(parents=True, exist_ok=True)
     for path in options.files:

@@ -183,12 +183,13 @@ def encode(
     network = store.load(cards.by_name(options.model))
     latent = network.encode(pixels, settings.current().progress)
     model, refine = bytes.fromhex(network.hash), partial(_refined, network, pixels)
-    return encode_latent(latent, (width, height), model, alpha, mode=mode, options=options, refine=refine)
+    return encode_latent(latent, width, height, model, alpha, mode=mode, options=options, refine=refine)
 
 
 def encode_latent(
     latent: NDArray[np.float32],
-    size: tuple[int, int],
+    width: int,
+    height: int,
     model: bytes,
     alpha: NDArray[np.uint8] | None = None,
     *,
@@ -198,13 +199,12 @@ def encode_latent(
 ) -> bytes:
     """A file of a latent.  Needs no network.
 
-    latent: float32 (C, h, w), of the latent space of the options' model.   size: width and height of the picture.
+    latent: float32 (C, h, w), of the latent space of the options' model.   width, height: of the picture.
     model: the 16 bytes that name the decoder (SPEC 7.2).   alpha: as its mode wants it, see `encode`.
     refine: without it efforts above 5 do what 5 does.
     Raises ValueError for a size that the format cannot hold, for a latent that is not of its space's shape for that
     size, and for values that are not finite.
     """
-    width, height = size
     check_size(width, height)
     space = spaces.by_name(cards.by_name(options.model).space)
     if latent.shape != space.shape(width, height):

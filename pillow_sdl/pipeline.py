@@ -57,12 +57,13 @@ def latents(file: str | os.PathLike[str] | IO[bytes]) -> Latents:
     what is no SDL file, LimitError for a picture of more than twice `PIL.Image.MAX_IMAGE_PIXELS`, which
     `Image.open` refuses too; OSError.
     """
-    if hasattr(file, "read"):
+    source: Any = file
+    if hasattr(source, "read"):
         with suppress(AttributeError, io.UnsupportedOperation):
-            file.seek(0)
-        found = _container(file)
+            source.seek(0)
+        found = _container(source)
     else:
-        with Path(os.fsdecode(file)).open("rb") as stream:
+        with Path(os.fsdecode(source)).open("rb") as stream:
             found = _container(stream)
     header = found.header
     if Image.MAX_IMAGE_PIXELS and header.width * header.height > 2 * Image.MAX_IMAGE_PIXELS:
@@ -112,11 +113,12 @@ def from_latents(
     if size is None:
         factor = spaces.by_name(cards.by_name(name).space).factor
         size = array.shape[2] * factor, array.shape[1] * factor
-    data = codec.encode_latent(array, _whole(size), digest, options=encode_options)
-    if hasattr(file, "write"):
-        file.write(data)
+    data = codec.encode_latent(array, *_whole(size), digest, options=encode_options)
+    target: Any = file
+    if hasattr(target, "write"):
+        target.write(data)
     else:
-        atomic.write(os.fsdecode(file), data)
+        atomic.write(os.fsdecode(target), data)
 
 
 def _decoder(model: Any, space: str | None) -> tuple[str, bytes]:

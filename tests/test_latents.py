@@ -365,8 +365,11 @@ def test_an_unknown_option_is_a_type_error() -> None:
     """As of any call, and so is a file that is none."""
     with pytest.raises(TypeError, match="qualty"):
         written(latent_of("sdl1", 16, 16), model="embedded", qualty=5)
+    number: Any = 5
     with pytest.raises(TypeError):
-        pillow_sdl.from_latents(latent_of("sdl1", 16, 16), 5, model="embedded")  # type: ignore[arg-type]
+        pillow_sdl.from_latents(latent_of("sdl1", 16, 16), number, model="embedded")
+    with pytest.raises(TypeError):
+        pillow_sdl.latents(number)
 
 
 # Which decoder
@@ -404,8 +407,8 @@ def test_the_hash_of_a_network_is_that_of_its_file(dtype: torch.dtype, tmp_path:
 def test_the_hash_of_a_network_is_the_specification_s() -> None:
     """Its example, SPEC 7.2, and a number without dimensions, listed by hand."""
 
-    class Module(torch.nn.Module):
-        def state_dict(self, *_: Any, **__: Any) -> dict[str, Any]:
+    class Module:
+        def state_dict(self) -> dict[str, Any]:
             return {
                 "encoder.x": torch.ones(3),
                 "post_quant_conv.bias": torch.tensor(1.5, dtype=torch.bfloat16),
@@ -425,8 +428,8 @@ def test_the_hash_of_a_network_is_the_specification_s() -> None:
 def test_a_network_without_numbers_has_no_hash(tensor: torch.Tensor, match: str) -> None:
     """Nor one of numbers that no file of weights has."""
 
-    class Module(torch.nn.Module):
-        def state_dict(self, *_: Any, **__: Any) -> dict[str, Any]:
+    class Module:
+        def state_dict(self) -> dict[str, Any]:
             return {"decoder.w": tensor}
 
     with pytest.raises(ValueError, match=match):
