@@ -61,6 +61,11 @@ def main() -> None:
     denoise.add_argument("--limit", type=int, help="only the first photos")
     denoise.add_argument("--restart", action="store_true", help="measure anew what an earlier run has measured")
     denoise.add_argument("--output", type=Path, help="default: denoise_MODEL.json among the results")
+    overhead = commands.add_parser("overhead", help="time of a diffusers model here against diffusers by hand")
+    overhead.add_argument("--photo", type=Path, required=True, help="a photo of at least 512 x 512")
+    overhead.add_argument("--model", default="taesd", help="found as `save` finds it (default %(default)s)")
+    overhead.add_argument("--repeats", type=int, default=9)
+    overhead.add_argument("--output", type=Path, help="default: overhead_MODEL.json among the results")
     speed = commands.add_parser("speed", help="time of encode, decode, open, thumbnail, import; memory")
     speed.add_argument("--photo", type=Path, required=True, help="a photo of at least 512 x 512")
     speed.add_argument("--repeats", type=int, default=15)
@@ -95,6 +100,11 @@ def main() -> None:
 
         options["output"] = options["output"] or RESULTS / f"denoise_{options['model']}.json"
         measure_denoise.run(**options)
+    elif command == "overhead":
+        from benchmarks import overhead as measure_overhead
+
+        options["output"] = options["output"] or RESULTS / f"overhead_{options['model']}.json"
+        measure_overhead.run(**options)
     elif command == "table":
         from benchmarks import report
 

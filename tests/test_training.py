@@ -219,7 +219,7 @@ def test_a_denoiser_is_trained_in_stages_and_goes_on_where_it_stopped(
     log = (tmp_path / "broken" / "log.txt").read_text().splitlines()
     assert [line.split()[1] for line in log] == ["2", "4"]
 
-    monkeypatch.setattr(denoiser, "Dists", lambda folder: denoiser.Lpips(folder))  # VGG-16 is too much for a test
+    monkeypatch.setattr(denoiser, "Dists", denoiser.Lpips)  # VGG-16 is too much for a test
     seen = ["--data", str(sd1 / "photos"), "--model", str(sd1 / "taesd"), "--metrics", str(data)]
     second = denoiser_arguments(sd1, tmp_path / "seen", *seen, "--init", str(tmp_path / "whole"), "--lr", "1e-9")
     denoiser.main(second)

@@ -27,11 +27,7 @@ from safetensors.numpy import save_file
 from torch import Tensor, nn
 
 from benchmarks.metrics import Dists, Lpips
-
-try:
-    from pillow_sdl.latent import palette
-except ImportError:
-    palette = None
+from pillow_sdl.latent import palette
 from pillow_sdl.models.denoiser import STEPS, Denoiser
 from pillow_sdl.models.store import WEIGHTS, tensor_hash
 from training.export import replace_once
@@ -75,7 +71,7 @@ class Latents:
         for name, latent in self.latents.items():
             colours, indices = palette.encode(latent, palette.MAX_SIZE, dither=True)
             noise = palette.noise(colours, indices, dithered=True)
-            self.palettes[name] = palette.dequantize(colours[indices].transpose(2, 0, 1)), noise.deviation
+            self.palettes[name] = palette.dequantize(palette.symbols(colours, indices)), noise.deviation
         arrays: dict[str, Any] = {name: found.astype(np.float16) for name, (found, _) in self.palettes.items()}
         arrays |= {f"{name}/deviation": np.float32(deviation) for name, (_, deviation) in self.palettes.items()}
         np.savez(file, **arrays)
