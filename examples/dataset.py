@@ -1,6 +1,6 @@
 """A folder of .sdl files as a data set of latents, as a training script of a diffusion model wants it.
 
-    python -m examples.dataset FOLDER        # what such a script needs to know first: mean and deviation of the channels
+    python -m examples.dataset FOLDER     # what such a script needs to know first: mean and deviation of channels
 
 Needs torch, and no autoencoder.  Files with payload="zstd" are the ones to train on: a latent of 512 x 512 pixels is
 read in less than a millisecond, and in a tenth of a second with payload="range".

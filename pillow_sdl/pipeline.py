@@ -102,7 +102,7 @@ def from_latents(
     `model_hash` computes it once for many files and `Latents.model` has it.
     space: the latent's, "sd1", "sdxl", "sd3", "flux1" or "sdl1"; needed unless `model` is a name.
     size: (width, height) of the picture, which is cropped to it; by default that of all positions.
-    options: those of `save`, see `codec.EncodeOptions`; effort above 5 does what 5 does, since what it refines are pixels.
+    options: those of `save`, see `codec.EncodeOptions`; above effort 5 as 5, for want of pixels to refine towards.
     Raises ValueError for a latent, size, space or option that does not fit, TypeError for an unknown option,
     ModelNotFoundError for a name whose weights are not here, OSError.
     """

@@ -534,7 +534,10 @@ sys.meta_path.insert(0, Finder())
 real_version = importlib.metadata.version
 importlib.metadata.version = lambda name: Module.__version__ if name in PACKAGES else real_version(name)
 """
-"""Classes of transformers that do nothing: diffusers' pipeline wants them there, and calls none if prompts come as embeddings."""
+"""Classes of transformers that do nothing, where it is not installed.
+
+The pipeline of diffusers wants them to be there, and calls none if prompts come as embeddings.
+"""
 
 REDRAW = """
 import diffusers, torch
@@ -558,7 +561,10 @@ for steps, strength, target in ((1000, 0.001, sys.argv[2]), (4, 0.5, sys.argv[3]
 
 
 def test_stable_diffusion_redraws_a_file(folder: Path) -> None:
-    """The pipeline of diffusers itself, with a small random UNet and no autoencoder: with nearly no noise nearly the same latent."""
+    """The pipeline of diffusers itself, with a small random UNet and no autoencoder.
+
+    With nearly no noise it gives nearly the same latent.
+    """
     source, near, far = folder / "b.sdl", folder / "near.sdl", folder / "far.sdl"
     program = f"import sys\n{STAND_IN}{REDRAW}"
     root = Path(__file__).parent.parent
