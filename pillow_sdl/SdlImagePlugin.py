@@ -31,6 +31,8 @@ from . import zstdframe
 from .errors import MalformedError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -249,13 +251,18 @@ def _metadata(image: Image.Image, mode: sdl.Mode) -> dict[str, Any]:
     if icc_profile is None and "icc_profile" not in options:
         found = image.info.get("icc_profile")
         icc_profile = found if found and found[16:20] == _ICC_SPACES[mode.name] else b""
+    return {"icc_profile": icc_profile or b"", **exif_and_xmp(options)}
+
+
+def exif_and_xmp(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Exif and XMP among the options of `save` as `codec.EncodeOptions` wants them: an `Image.Exif`, text, None too."""
     exif = options.get("exif")
     if isinstance(exif, Image.Exif):  # Before its truth is asked for: one with nothing but a GPS part counts as empty.
         exif = exif.tobytes()
     xmp = options.get("xmp") or b""
     if isinstance(xmp, str):
         xmp = xmp.encode()
-    return {"icc_profile": icc_profile or b"", "exif": exif or b"", "xmp": xmp}
+    return {"exif": exif or b"", "xmp": xmp}
 
 
 def save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:

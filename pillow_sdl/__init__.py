@@ -31,6 +31,7 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
+    from .pipeline import Latents, from_latents, latents, model_hash
     from .SdlImagePlugin import SdlImageFile
     from .settings import Settings, configure, using
 
@@ -39,6 +40,7 @@ __version__ = "0.1.0"
 __all__ = [
     "BackendError",
     "ChecksumError",
+    "Latents",
     "LimitError",
     "MalformedError",
     "ModelError",
@@ -50,6 +52,9 @@ __all__ = [
     "UnsupportedError",
     "__version__",
     "configure",
+    "from_latents",
+    "latents",
+    "model_hash",
     "using",
 ]
 
@@ -59,6 +64,10 @@ def __getattr__(name: str) -> Any:
         from . import settings
 
         return getattr(settings, name)
+    if name in {"Latents", "from_latents", "latents", "model_hash"}:
+        from . import pipeline
+
+        return getattr(pipeline, name)
     msg = f"module {__name__!r} has no attribute {name!r}"
     raise AttributeError(msg)
 

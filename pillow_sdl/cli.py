@@ -6,16 +6,14 @@ import argparse
 import io
 import json
 import os
-import stat
 import sys
-import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from PIL import Image, UnidentifiedImageError
 
-from . import __version__, codec, settings
+from . import __version__, atomic, codec, settings
 from . import container as sdl
 from .models import cards, search
 from .SdlImagePlugin import SdlImageFile
@@ -266,27 +264,11 @@ def _check_output(name: str, output: str, options: argparse.Namespace) -> None:
 
 
 def _write(output: str, data: bytes) -> None:
-    """All of the data or nothing: a temporary file beside the output takes its name at the end."""
     if output == STREAM:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
-        return
-    path = Path(os.path.realpath(output))  # A link goes on pointing where it does.
-    if path.exists() and not path.is_file():  # A device, a pipe.
-        path.write_bytes(data)
-        return
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".sdl-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        # mkstemp makes files that only their owner may read: give those of the old file, or the usual ones.
-        mask = os.umask(0)
-        os.umask(mask)
-        Path(temporary).chmod(stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o666 & ~mask)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    else:
+        atomic.write(output, data)
 
 
 @contextmanager

@@ -1,14 +1,14 @@
 """The only composition: pixels -> latent -> symbols -> payload -> file, and back.
 
 Arrays in, bytes out; knows nothing of Pillow.  Networks are loaded by the functions that need one (`encode` and
-`decode`), so that `read_symbols`, `preview` and `inspect` work without torch.
+`decode`), so that `encode_latent`, `read_latent`, `preview` and `inspect` work without torch.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
-from typing import TYPE_CHECKING, Any, Final, SupportsIndex
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any, Final, SupportsIndex, TypeAlias
 
 import numpy as np
 
@@ -46,6 +46,9 @@ TUNES: Final = {"look": 0.0, "psnr": 0.05}
 
 FILL: Final = 0.97
 """Least share of `target_bytes` that a file takes, if its picture can take as much."""
+
+Refine: TypeAlias = "Callable[[NDArray[np.float32], int, int, NDArray[np.float32]], NDArray[np.float32]]"
+"""Refines a latent in units of its steps, given how many passes to make, the rate, and the steps."""
 
 # ITU-R BT.601, as Pillow's conversion to L.
 LUMA: Final = (0.299, 0.587, 0.114)
@@ -178,10 +181,39 @@ def encode(
             f"mode {mode.name} {'needs an alpha plane of the size of the pixels' if mode.has_alpha else 'has no alpha'}"
         )
         raise ValueError(msg)
-    card = cards.by_name(options.model)
-    space = spaces.by_name(card.space)
-    network = store.load(card)
+    network = store.load(cards.by_name(options.model))
     latent = network.encode(pixels, settings.current().progress)
+    model, refine = bytes.fromhex(network.hash), partial(_refined, network, pixels)
+    return encode_latent(latent, width, height, model, alpha, mode=mode, options=options, refine=refine)
+
+
+def encode_latent(
+    latent: NDArray[np.float32],
+    width: int,
+    height: int,
+    model: bytes,
+    alpha: NDArray[np.uint8] | None = None,
+    *,
+    mode: Mode = Mode.RGB,
+    options: EncodeOptions,
+    refine: Refine | None = None,
+) -> bytes:
+    """A file of a latent.  Needs no network.
+
+    latent: float32 (C, h, w), of the latent space of the options' model.   width, height: of the picture.
+    model: the 16 bytes that name the decoder (SPEC 7.2).   alpha: as its mode wants it, see `encode`.
+    refine: without it efforts above 5 do what 5 does.
+    Raises ValueError for a size that the format cannot hold, for a latent that is not of its space's shape for that
+    size, and for values that are not finite.
+    """
+    check_size(width, height)
+    space = spaces.by_name(cards.by_name(options.model).space)
+    if latent.shape != space.shape(width, height):
+        msg = (
+            f"the latent of a picture of {width} x {height} in the space {space.name} has the shape "
+            f"{space.shape(width, height)}, not {latent.shape}"
+        )
+        raise ValueError(msg)
     if not np.isfinite(latent).all():
         msg = "the latent holds values that are not finite"
         raise ValueError(msg)
@@ -199,7 +231,7 @@ def encode(
             quantizer=QUANTIZERS[options.quantizer],
             rate=rate,
             payload=payload,
-            model=bytes.fromhex(network.hash),
+            model=model,
         )
         return Container(header, (*sections, *coded)).to_bytes()
 
@@ -212,8 +244,8 @@ def encode(
         log2_steps = quantize.log2_steps(space.tables.log2_steps, rate)
         steps = quantize.steps(space.tables.log2_steps, rate)
         scaled = quantize.scale(latent, steps)
-        if refinements:
-            scaled = _refined(scaled, refinements, network, rate, steps, pixels)
+        if refine is not None and refinements:
+            scaled = refine(scaled, refinements, rate, steps)
         symbols = optimize.choose(scaled, space.name, log2_steps, TUNES[options.tune])
         payload, data = _payload(symbols, space.name, log2_steps, options)
         return file(rate, payload, Section(Name.LATENT, data))
@@ -223,7 +255,7 @@ def encode(
         if options.target_bytes is None:
             return by_palette(size)
         return _largest_within(int(options.target_bytes), size, lambda index: by_palette(index + 1))
-    refinements = REFINEMENTS[options.effort]
+    refinements = 0 if refine is None else REFINEMENTS[options.effort]
     if options.target_bytes is None:
         return by_rate(options.rate, refinements)
     refined = (lambda rate: by_rate(rate, refinements)) if refinements else None
@@ -231,14 +263,14 @@ def encode(
 
 
 def _refined(
+    network: Autoencoder,
+    pixels: NDArray[np.uint8],
     scaled: NDArray[np.float32],
     passes: int,
-    network: Autoencoder,
     rate: int,
     steps: NDArray[np.float32],
-    pixels: NDArray[np.uint8],
 ) -> NDArray[np.float32]:
-    """A latent in units of its steps, after some passes of `optimize.refine`."""
+    """A latent in units of its steps, after some passes of `optimize.refine` towards the pixels."""
     unit = steps[:, None, None]
 
     def error(symbols: NDArray[np.float32]) -> tuple[float, NDArray[np.float32]]:
@@ -345,7 +377,8 @@ def read_symbols(file: Container) -> NDArray[np.int16]:
     return entropy.decode(payload, shape, header.payload, space.name, log2_steps)
 
 
-def _latent(file: Container) -> NDArray[np.float32]:
+def read_latent(file: Container) -> NDArray[np.float32]:
+    """The dequantised latent, float32 (C, h, w), not denoised.  Needs no network."""
     space = _space(file.header)
     symbols = read_symbols(file)
     if file.header.quantizer == palette.PALETTE:
@@ -409,7 +442,7 @@ def decode(file: Container, made: dict[str, str] | None = None) -> NDArray[np.ui
 
     header, options = file.header, settings.current()
     alpha = _alpha(file)
-    latent = _latent(file)
+    latent = read_latent(file)
     network = store.load(decoder(header))
     found = _noise(file)
     # A denoiser is not even loaded where there is nothing for it to do.
@@ -452,7 +485,7 @@ def preview(file: Container, scale: int) -> NDArray[np.uint8]:
     """A small picture without a network, uint8 (H', W', bands of the mode), of `preview_size`."""
     space = _space(file.header)
     width, height = preview_size(file.header, scale)
-    colour = linear.preview(_latent(file), space.tables, scale)[:height, :width]
+    colour = linear.preview(read_latent(file), space.tables, scale)[:height, :width]
     alpha = _alpha(file)
     if alpha is not None:
         reduction = preview_reduction(file.header, scale)

@@ -17,12 +17,14 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 
 
-def test_the_example_runs(tmp_path: Path) -> None:
-    """README's Python, as it stands there, in a folder with the photo."""
+def test_the_examples_run(tmp_path: Path) -> None:
+    """README's Python, as it stands there, one example after the other, in a folder with the photo."""
     shutil.copytree(ROOT / "docs", tmp_path / "docs")
-    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    found = subprocess.run([sys.executable, "-c", example], cwd=tmp_path, check=True, capture_output=True, text=True)
-    assert found.stdout == "(512, 600) True\n"
+    examples = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(examples) == 2
+    program = "\n".join(examples)
+    found = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert found.stdout.splitlines() == ["(512, 600) True", "sdl1 (96, 38, 32) 512 600", "(512, 256)"]
     with Image.open(tmp_path / "photo.png") as image:
         assert image.size == (512, 600)
 

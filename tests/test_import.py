@@ -19,12 +19,13 @@ if TYPE_CHECKING:
 PACKAGE = Path(pillow_sdl.__file__).parent
 
 LAYERS = [
-    {"errors", "settings"},
+    {"errors", "settings", "atomic"},
     {"zstdframe", "container"},
     {"alpha", "latent"},
     {"models"},
     {"codec"},
     {"SdlImagePlugin"},
+    {"pipeline"},
     {""},
     {"cli"},
     {"__main__"},
@@ -38,6 +39,7 @@ THIRD_PARTY = {
     "": {"PIL"},
     "errors": set(),
     "settings": set(),
+    "atomic": set(),
     "container": set(),
     "zstdframe": {"zstandard"},
     "alpha": {"numpy"},
@@ -45,6 +47,7 @@ THIRD_PARTY = {
     "models": {"numpy", "safetensors", "torch", "diffusers", "huggingface_hub", "tqdm", "transformers"},
     "codec": {"numpy"},
     "SdlImagePlugin": {"PIL", "numpy"},
+    "pipeline": {"PIL", "numpy"},
     "cli": {"PIL", "numpy", "tqdm"},
     "__main__": set(),
 }
@@ -124,7 +127,7 @@ def test_only_declared_packages_are_imported(importer: str, imported: str) -> No
 def test_numbers_and_networks_are_told_apart() -> None:
     """The table of packages itself keeps torch to models/ and the second tier out."""
     assert [name for name, allowed in THIRD_PARTY.items() if "torch" in allowed] == ["models"]
-    assert not set().union(*THIRD_PARTY.values()) & {"training", "benchmarks", "tests"}
+    assert not set().union(*THIRD_PARTY.values()) & {"training", "benchmarks", "examples", "tests"}
 
 
 HEAVY = "sorted({'torch', 'diffusers', 'transformers', 'numpy', 'safetensors', 'PIL.ImageCms'} & set(sys.modules))"
@@ -172,6 +175,19 @@ def test_thumbnail_and_verify_import_no_torch(plain_path: Path, python: Callable
         print([name for name in {HEAVY} if name in ("torch", "diffusers")])
     """
     assert python(program, plain_path) == "(8, 6)\n(96, 3, 3) embedded\n[]"
+
+
+def test_latents_import_no_torch(plain_path: Path, python: Callable[..., str]) -> None:
+    """Neither to read one nor to write one of NumPy's."""
+    program = f"""if True:
+        import sys
+        import pillow_sdl
+        found = pillow_sdl.latents(sys.argv[1])
+        pillow_sdl.from_latents(found.latent, sys.argv[1], model="embedded", size=(found.width, found.height))
+        print(found.latent.shape, pillow_sdl.latents(sys.argv[1]).model == found.model)
+        print([name for name in {HEAVY} if name in ("torch", "diffusers")])
+    """
+    assert python(program, plain_path) == "(96, 3, 3) True\n[]"
 
 
 def test_all_names_what_is_exported() -> None:

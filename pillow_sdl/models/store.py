@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 import numpy as np
 
@@ -29,13 +29,17 @@ if TYPE_CHECKING:
 WEIGHTS: Final = spaces.WEIGHTS
 HASH_LENGTH: Final = 16
 DECODER: Final = "decoder."
+AFTER_QUANTISER: Final = "post_quant_conv."
 
-# NumPy's dtype names in the spelling of safetensors, which the hash is defined on.
+# Dtype names of NumPy and torch in the spelling of safetensors, which the hash is defined on.
 _DTYPES: Final = {
     "bool": "BOOL",
     **{f"float{bits}": f"F{bits}" for bits in (16, 32, 64)},
     **{f"int{bits}": f"I{bits}" for bits in (8, 16, 32, 64)},
     **{f"uint{bits}": f"U{bits}" for bits in (8, 16, 32, 64)},
+    "bfloat16": "BF16",
+    "float8_e4m3fn": "F8_E4M3",
+    "float8_e5m2": "F8_E5M2",
 }
 
 
@@ -91,6 +95,40 @@ def tensor_hash(tensors: Mapping[str, NDArray[np.generic]]) -> bytes:
         (name, _DTYPES[t.dtype.name], t.shape, np.ascontiguousarray(t, dtype=t.dtype.newbyteorder("<")).data)
         for name, t in tensors.items()
     )
+
+
+def module_hash(autoencoder: Any) -> str:
+    """Hash of the decoder of an autoencoder that a program has loaded: diffusers' layout (SPEC 7.2), hexadecimal.
+
+    autoencoder: anything whose `state_dict()` gives torch tensors, on any device.  The hash is that of the dtype that
+    they have: weights that were converted when they were loaded are other weights.
+    Raises ValueError for an object without a decoder, or whose tensors hold no values or have a dtype that safetensors
+    has no name for.
+    """
+    listing = []
+    for name, tensor in autoencoder.state_dict().items():
+        if not name.startswith((DECODER, AFTER_QUANTISER)):
+            continue
+        dtype = _DTYPES.get(str(tensor.dtype).removeprefix("torch."))
+        if dtype is None or tensor.is_meta:
+            msg = f"tensor {name} has {'no values' if tensor.is_meta else f'the dtype {tensor.dtype}, which no file can have'}"
+            raise ValueError(msg)
+        listing.append((name.removeprefix(DECODER), dtype, tuple(tensor.shape), _values(tensor)))
+    if not listing:
+        msg = (
+            f"{type(autoencoder).__name__} has no decoder in diffusers' layout: no tensor's name begins with {DECODER}"
+        )
+        raise ValueError(msg)
+    return _listing_hash(listing).hex()
+
+
+def _values(tensor: Any) -> memoryview:
+    """Little-endian bytes of a tensor, in C order: as integers, since NumPy lacks some of torch's types."""
+    import torch
+
+    word = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
+    values = tensor.detach().cpu().contiguous().flatten().view(word).numpy()
+    return np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<")).data
 
 
 def _listing_hash(listing: Iterable[tuple[str, str, Sequence[int], bytes | memoryview]]) -> bytes:
@@ -284,7 +322,7 @@ def _hash_of(folder: Path, card: ModelCard) -> str:
         listing = (
             (name.removeprefix(DECODER), tensor["dtype"], tensor["shape"], tensor["data"])
             for name, tensor in tensors
-            if name.startswith((DECODER, "post_quant_conv."))
+            if name.startswith((DECODER, AFTER_QUANTISER))
         )
         _hashes[key] = _listing_hash(listing).hex()
     return _hashes[key]

@@ -1,0 +1,1 @@
+"""Programs that use latents of .sdl files: to be read and copied from."""
