@@ -184,7 +184,7 @@ def run(
         path for path in photos(images, None, SMALLEST_SIDE) if not only or any(part in path.name for part in only)
     ]
     paths = paths[:limit]
-    wanted = {UNQUANTISED: {}} | points(model, steps)
+    wanted: dict[str, dict[str, Any]] = {UNQUANTISED: {}} | points(model, steps)
     try:
         store.load(cards.by_name(model))
     except OSError as exc:

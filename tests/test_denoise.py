@@ -346,7 +346,7 @@ def test_a_missing_unet_names_the_command(tmp_path: Path) -> None:
     """Asked for by name, with its size and where it was looked for; else it is not missed."""
     tiny(0).save_pretrained(tmp_path / "taesd")
     with settings.using(model_dirs=[tmp_path], denoise="auto"):
-        assert store.load_denoiser("sd1") is None
+        assert denoiser().name == "sd1-denoiser"
         data = saved(photo(), model="taesd", quality=20)
     for choice in ("unet", "buehlmann"):
         with settings.using(model_dirs=[tmp_path], denoise=choice):
@@ -360,7 +360,7 @@ def test_a_unet_without_the_prompt_is_not_used(tmp_path: Path) -> None:
     """What is missing is said: the prompt, not the UNet."""
     pipeline(tmp_path / "sd-1.4", with_prompt=False)
     with settings.using(model_dirs=[tmp_path]):
-        assert store.load_denoiser("sd1") is None
+        assert denoiser().name == "sd1-denoiser"
         with (
             settings.using(denoise="unet"),
             pytest.raises(ModelNotFoundError, match=r"prompt's embedding.*fetch --denoiser sd-1\.4` encodes it"),
@@ -519,6 +519,28 @@ def test_without_a_small_denoiser_the_error_says_so(present: Path, monkeypatch: 
     monkeypatch.setattr(cards, "DENOISERS", {})
     with settings.using(denoise="small"), pytest.raises(ModelNotFoundError, match="small"):
         store.load_denoiser("sd1")
+
+
+def test_the_denoiser_that_ships_is_the_registry_s() -> None:
+    """Its hash stands in both tables, and it takes at most 8 MB."""
+    path = spaces.WEIGHTS / "sd1-denoiser.safetensors"
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert cards.DENOISERS["sd1"] == digest
+    registry = (Path(__file__).parent.parent / "spec" / "registry.md").read_text("utf-8")
+    assert f"`pillow_sdl/weights/{path.name}` | {digest} |" in registry
+    assert path.stat().st_size <= 8_000_000
+
+
+@pytest.mark.parametrize("step", [0.5, 0.75, 1.0])
+def test_the_denoiser_that_ships_comes_nearer_to_the_latent(step: float) -> None:
+    """Even to one that only looks like a latent: smooth surfaces and edges, which rounding turns into stairs."""
+    rows, columns = np.mgrid[:48, :48] / 24
+    channels = [np.sin(2 * rows + index) + 0.7 * (columns + index / 3 > 1) + 0.3 * rows * columns for index in range(4)]
+    clean = np.stack(channels).astype(np.float32) - 0.5
+    coarse = np.rint(clean / np.float32(step)) * np.float32(step)
+    with settings.using(denoise="small"):
+        found = denoiser().denoise(coarse, noise.Noise(step / 12**0.5, palette=False), 1)
+    assert np.square(found - clean).mean() < 0.8 * np.square(coarse - clean).mean()
 
 
 def test_a_damaged_small_denoiser_is_an_error_of_ours(present: Path, small: Path) -> None:

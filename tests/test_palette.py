@@ -368,7 +368,7 @@ def test_a_picture_is_saved_and_opened(options: dict[str, Any]) -> None:
     assert levels.dtype == np.int16
     assert levels.shape == (4, 13, 19)
     assert len(np.unique(levels.reshape(4, -1), axis=1).T) == found["palette_size"]
-    assert np.array_equal(codec._latent(file), palette.dequantize(levels))
+    assert np.array_equal(codec.read_latent(file), palette.dequantize(levels))
     noise = codec._noise(file)
     assert noise == palette.noise(*codec._palette(file), dithered=found["dithered"])
     opened = images.opened(data)

@@ -14,11 +14,13 @@ from PIL import Image
 from safetensors.numpy import load_file as numpy_file
 from safetensors.torch import save_file
 
+from benchmarks.metrics import Lpips
 from pillow_sdl.latent import spaces
 from pillow_sdl.latent.noise import Noise
 from training import denoiser, latents, train
 
 from . import images
+from .test_diffusion import tiny
 
 LPIPS_SHAPES = {"conv0": (64, 3, 11), "conv1": (192, 64, 5), "conv2": (384, 192, 3), "conv3": (256, 384, 3)}
 LPIPS_SHAPES |= {"conv4": (256, 256, 3)}
@@ -172,18 +174,13 @@ def test_latents_of_photos_become_tables_and_hashes(tmp_path: Path, monkeypatch:
 @pytest.fixture(scope="module")
 def sd1(data: Path) -> Path:
     """Latents as training.latents writes them, of the photos in a folder of their own, and an AutoencoderTiny."""
-    import diffusers
-
     folder = data / "sd1"
     (folder / "photos").mkdir(parents=True)
     for index in range(2):
-        images.noise(96, 80, seed=index).save(folder / "photos" / f"{index}.png")
-    torch.manual_seed(0)
-    sizes = {f"{part}_block_out_channels": (8, 8, 8, 8) for part in ("encoder", "decoder")}
-    sizes |= {f"num_{part}_blocks": (1, 1, 1, 1) for part in ("encoder", "decoder")}
-    diffusers.AutoencoderTiny(**sizes).save_pretrained(folder / "taesd")  # type: ignore[arg-type]
+        images.noise(160, 144, seed=index).save(folder / "photos" / f"{index}.png")
+    tiny(0).save_pretrained(folder / "taesd")
     places = ["--model", str(folder / "taesd"), "--data", str(folder / "photos"), "--out", str(folder)]
-    latents.main(["--space", "sd1", "--full", *places])
+    latents.main(["--space", "sd1", *places])
     return folder
 
 
@@ -219,7 +216,7 @@ def test_a_denoiser_is_trained_in_stages_and_goes_on_where_it_stopped(
     log = (tmp_path / "broken" / "log.txt").read_text().splitlines()
     assert [line.split()[1] for line in log] == ["2", "4"]
 
-    monkeypatch.setattr(denoiser, "Dists", denoiser.Lpips)  # VGG-16 is too much for a test
+    monkeypatch.setattr(denoiser, "Dists", Lpips)  # VGG-16 is too much for a test
     seen = ["--data", str(sd1 / "photos"), "--model", str(sd1 / "taesd"), "--metrics", str(data)]
     second = denoiser_arguments(sd1, tmp_path / "seen", *seen, "--init", str(tmp_path / "whole"), "--lr", "1e-9")
     denoiser.main(second)
@@ -233,16 +230,16 @@ def test_crops_of_latents_are_those_of_the_photos(sd1: Path) -> None:
     """The pixels are where the latent is; the quantised latent is off by as much as is said."""
     found = denoiser.Latents(sd1 / "sd1.npz", sd1 / "photos", 512)
     encode = latents.encoder("sd1", sd1 / "taesd")
-    clean, coarse, deviation, kind, pixels = found.batch(8, 8, np.random.default_rng(0))
-    assert pixels is not None
-    assert not kind.any()
-    for latent, photo in zip(clean, pixels, strict=True):
+    batch = found.batch(8, 8, np.random.default_rng(0))
+    assert batch.pixels is not None
+    assert not batch.palette.any()
+    for latent, photo in zip(batch.clean, batch.pixels, strict=True):
         again = encode((255 * photo).round().byte().permute(1, 2, 0).numpy())
         # A crop's middle is seen as in the whole photo.
         assert np.abs(again[:, 3:5, 3:5] - latent[:, 3:5, 3:5].numpy()).max() < 0.05
-    error = (coarse - clean).abs().amax((1, 2, 3))
-    assert (error <= deviation * 12**0.5 / 2 + 1e-6).all()
-    assert (error > deviation * 12**0.5 / 4).any()
+    error = (batch.coarse - batch.clean).abs().amax((1, 2, 3))
+    assert (error <= batch.deviation * 12**0.5 / 2 + 1e-6).all()
+    assert (error > batch.deviation * 12**0.5 / 4).any()
 
 
 def test_a_denoiser_that_is_trained_can_ship(sd1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,11 +250,12 @@ def test_a_denoiser_that_is_trained_can_ship(sd1: Path, tmp_path: Path, monkeypa
     for name in ("pillow_sdl/models/cards.py", "spec/registry.md"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(Path(__file__).parent.parent / name, root / name)
-    monkeypatch.setattr(denoiser, "WEIGHTS", root / "pillow_sdl" / "weights")
-    denoiser.WEIGHTS.mkdir()
+    shelf = root / "pillow_sdl" / "weights"
+    shelf.mkdir()
+    monkeypatch.setattr(denoiser, "WEIGHTS", shelf)
     denoiser.main(denoiser_arguments(sd1, tmp_path / "run"))
     denoiser.main(["--run", str(tmp_path / "run"), "--ship"])
-    path = denoiser.WEIGHTS / "sd1-denoiser.safetensors"
+    path = shelf / "sd1-denoiser.safetensors"
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     assert f'"sd1": "{digest}"' in (root / "pillow_sdl/models/cards.py").read_text()
     assert f"sd1-denoiser.safetensors` | {digest} |" in (root / "spec/registry.md").read_text()

@@ -19,7 +19,7 @@ import argparse
 import hashlib
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,8 +28,9 @@ from torch import Tensor, nn
 
 from benchmarks.metrics import Dists, Lpips
 from pillow_sdl.latent import palette
+from pillow_sdl.latent.spaces import WEIGHTS
 from pillow_sdl.models.denoiser import STEPS, Denoiser
-from pillow_sdl.models.store import WEIGHTS, tensor_hash
+from pillow_sdl.models.store import tensor_hash
 from training.export import replace_once
 from training.latents import SCALES, middle
 from training.train import learning_rate, running_mean
@@ -41,6 +42,23 @@ PALETTE_SHARE = 0.25
 """Share of the crops that a palette quantises, once there are palettes."""
 
 FACTOR = 8
+
+
+class Batch(NamedTuple):
+    """Crops.   clean, coarse: latents float32 (B, 4, h, w), as they were and quantised.   deviation: (B,), > 0.
+
+    palette: (B,), 1 where a palette did it.   pixels: (B, 3, 8 h, 8 w) in 0..1, or None.
+    """
+
+    clean: Tensor
+    coarse: Tensor
+    deviation: Tensor
+    palette: Tensor
+    pixels: Tensor | None
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device."""
+        return Batch(*(None if part is None else part.to(device) for part in self))  # type: ignore[arg-type]
 
 
 class Latents:
@@ -76,10 +94,8 @@ class Latents:
         arrays |= {f"{name}/deviation": np.float32(deviation) for name, (_, deviation) in self.palettes.items()}
         np.savez(file, **arrays)
 
-    def batch(
-        self, count: int, size: int, generator: np.random.Generator
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
-        """Clean and quantised crops float32 (B, 4, size, size), deviation (B,), palette (B,), pixels or None."""
+    def batch(self, count: int, size: int, generator: np.random.Generator) -> Batch:
+        """Random crops of size x size positions."""
         clean, coarse, deviations, kinds, pixels = [], [], [], [], []
         names = [name for name in self.names if min(self.latents[name].shape[1:]) >= size]
         for _ in range(count):
@@ -103,9 +119,9 @@ class Latents:
                 row, column = begin
                 pixels.append(self.photos[name][row : row + end, column : column + end])
         shown = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 255 if pixels else None
-        numbers = (torch.tensor(values, dtype=torch.float32) for values in (deviations, kinds))
-        arrays = (torch.from_numpy(np.ascontiguousarray(np.stack(values), np.float32)) for values in (clean, coarse))
-        return *arrays, *numbers, shown
+        before, after = (torch.from_numpy(np.stack(found).astype(np.float32)) for found in (clean, coarse))
+        noise, kind = (torch.tensor(values, dtype=torch.float32) for values in (deviations, kinds))
+        return Batch(before, after, noise, kind, shown)
 
 
 def decoder(folder: Path, device: torch.device) -> Callable[[Tensor], Tensor]:
@@ -162,7 +178,9 @@ def train(options: argparse.Namespace) -> None:
         data.add_palettes(options.palettes)
     torch.manual_seed(options.seed)
     network = (read_average(options.init) if options.init else Denoiser()).to(device)
-    network = network.to(memory_format=torch.channels_last)
+    for parameter in network.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
     average = Denoiser().to(device)
     average.load_state_dict(network.state_dict())
     optimizer = torch.optim.Adam(network.parameters(), lr=options.lr, betas=(0.9, 0.99))
@@ -178,16 +196,16 @@ def train(options: argparse.Namespace) -> None:
     while step < options.steps:
         # Crops depend on the step alone, so a resumed run sees what an unbroken one would have seen.
         generator = np.random.default_rng((options.seed, step))
-        clean, coarse, deviation, kind, pixels = (
-            None if part is None else part.to(device) for part in data.batch(options.batch, options.crop, generator)
-        )
-        found = network(coarse.contiguous(memory_format=torch.channels_last), deviation, kind)
-        error = ((found - clean) / deviation[:, None, None, None]).square().mean((1, 2, 3))
-        before = ((coarse - clean) / deviation[:, None, None, None]).square().mean((1, 2, 3))
+        batch = data.batch(options.batch, options.crop, generator).to(device)
+        coarse = batch.coarse.contiguous(memory_format=torch.channels_last)
+        found = network(coarse, batch.deviation, batch.palette)
+        scale = batch.deviation[:, None, None, None]
+        error = ((found - batch.clean) / scale).square().mean((1, 2, 3))
+        before = ((coarse - batch.clean) / scale).square().mean((1, 2, 3))
         parts = {"latent": error.mean().item(), "share": (error / before).mean().item()}
         loss = options.latent_weight * error
-        if seen is not None:
-            visible, more = seen.loss(found, pixels, generator)
+        if seen is not None and batch.pixels is not None:
+            visible, more = seen.loss(found, batch.pixels, generator)
             loss, parts = loss + visible, parts | more
         optimizer.zero_grad(set_to_none=True)
         loss.mean().backward()
