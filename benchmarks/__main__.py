@@ -1,6 +1,6 @@
-"""Measure: `python -m benchmarks rd ...`, `entropy ...`, `denoise ...`, `speed ...`, `stages ...`; README's table: `table ...`.
+"""Measure: `python -m benchmarks rd ...`, `entropy`, `denoise`, `palette`, `overhead`, `speed`, `stages`.
 
-Results are committed in results/.
+README's table: `table ...`.  Results are committed in results/.
 """
 
 from __future__ import annotations
@@ -61,6 +61,13 @@ def main() -> None:
     denoise.add_argument("--limit", type=int, help="only the first photos")
     denoise.add_argument("--restart", action="store_true", help="measure anew what an earlier run has measured")
     denoise.add_argument("--output", type=Path, help="default: denoise_MODEL.json among the results")
+    palette = commands.add_parser("palette", help="bytes and latent error of the palette quantiser")
+    palette.add_argument("--images", type=Path, required=True, help="folder of photos of at least 512 x 512")
+    palette.add_argument("--model", default="taesd", help="found as `save` finds it (default %(default)s)")
+    palette.add_argument("--starts", type=int, default=5, help="of the reference's k-means (default %(default)s)")
+    palette.add_argument("--limit", type=int, help="only the first photos")
+    palette.add_argument("--restart", action="store_true", help="measure anew what an earlier run has measured")
+    palette.add_argument("--output", type=Path, default=RESULTS / "palette.json")
     overhead = commands.add_parser("overhead", help="time of a diffusers model here against diffusers by hand")
     overhead.add_argument("--photo", type=Path, required=True, help="a photo of at least 512 x 512")
     overhead.add_argument("--model", default="taesd", help="found as `save` finds it (default %(default)s)")
@@ -100,6 +107,10 @@ def main() -> None:
 
         options["output"] = options["output"] or RESULTS / f"denoise_{options['model']}.json"
         measure_denoise.run(**options)
+    elif command == "palette":
+        from benchmarks import palette as measure_palette
+
+        measure_palette.run(**options)
     elif command == "overhead":
         from benchmarks import overhead as measure_overhead
 

@@ -1,4 +1,4 @@
-"""The benchmark of denoisers and that of the package's own time: what they measure, their sums, their resumption."""
+"""Benchmarks of denoisers, of the palette and of the package's own time: what they measure, sums, resumption."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import denoise, overhead
+from benchmarks import denoise, overhead, palette
 from pillow_sdl import codec, settings
 from pillow_sdl.latent import quantize, spaces
 
@@ -137,3 +138,33 @@ def test_the_package_is_timed_against_diffusers(model: Path, tmp_path: Path, mon
         overhead.run(photo, tmp_path / "none.json", model="embedded", repeats=1)
     with pytest.raises(SystemExit, match="sdl models fetch taef1"):
         overhead.run(photo, tmp_path / "none.json", model="taef1", repeats=1)
+
+
+def test_the_palettes_reference_is_what_is_described() -> None:
+    """k-means that finds clusters which are there; error diffusion whose errors sum to nothing over a flat surface."""
+    generator = np.random.default_rng(0)
+    middles = np.array([[0.0, 0, 0, 0], [100, 0, 0, 0], [0, 100, 50, 0]])
+    vectors = np.concatenate([middle + generator.normal(size=(50, 4)) for middle in middles])
+    found = palette.k_means(vectors, 3, generator)
+    assert np.abs(found[np.argsort(found.sum(1))] - middles).max() < 1
+    flat = np.full((24, 24, 4), 30.0)
+    shown = palette.floyd_steinberg(flat, np.array([[0.0] * 4, [100.0] * 4]))
+    assert set(np.unique(shown)) == {0.0, 100.0}
+    assert shown.mean() == pytest.approx(30, abs=2)
+
+
+def test_the_palette_is_measured(model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes of files and errors of two photos; those of a run on the first are not measured again."""
+    monkeypatch.setattr(palette, "SIDE", 64)
+    options: dict[str, Any] = {"model": "taesd", "starts": 1, "restart": False}
+    palette.run(photos, tmp_path / "palette.json", limit=1, **options)
+    first = json.loads((tmp_path / "palette.json").read_text("utf-8"))
+    palette.run(photos, tmp_path / "palette.json", limit=None, **options)
+    second = json.loads((tmp_path / "palette.json").read_text("utf-8"))
+    assert second["rows"][0] == first["rows"][0]
+    assert len(second["rows"]) == 2
+    for found in second["rows"]:
+        assert 0 < found["palette_bytes_plain"] < found["bytes_plain"]
+        # 64 vectors at most, all of which fit into a palette: the levels are all that is lost, there as here.
+        assert found["mse_plain"] == pytest.approx(found["reference_plain"], abs=1e-9)
+    assert second["means"]["largest_plain"] == max(found["bytes_plain"] for found in second["rows"])

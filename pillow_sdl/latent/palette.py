@@ -11,7 +11,7 @@ Sources: his notebook of September 2022 for the levels; Arthur and Vassilvitskii
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
 
@@ -21,6 +21,8 @@ from .noise import Noise
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+_Float = TypeVar("_Float", np.float32, np.float64)
 
 PALETTE: Final = 1
 """Number of this quantiser in a header."""
@@ -142,7 +144,7 @@ def _means(points: NDArray[np.float32], centres: NDArray[np.float32]) -> NDArray
     return moved
 
 
-def _nearest(points: NDArray[np.float32], centres: NDArray[np.float32]) -> NDArray[np.int64]:
+def _nearest(points: NDArray[_Float], centres: NDArray[_Float]) -> NDArray[np.int64]:
     """Number of the centre that is nearest to each point, int64 (n,): the first of several.
 
     Without rounding, so the same on every machine, where points and centres are whole and 0..255: no sum reaches 2^24.
@@ -186,16 +188,15 @@ def diffuse(found: NDArray[np.uint8], palette: NDArray[np.uint8]) -> NDArray[np.
     positions of one x + 2 y can be done at once, and need the errors of the three such lines before.
     """
     _, height, width = found.shape
-    entries = palette.astype(np.float32)
+    # In float64: the errors' sixteenths grow ever finer, and entries at like distances must not change places.
+    entries = palette.astype(np.float64)
     indices = np.empty((height, width), np.uint8)
     # Errors of the positions with x + 2 y one, two and three less, by row; in front a row above the picture.
-    last, second, third = np.zeros((3, height + 1, CHANNELS), np.float32)
+    last, second, third = np.zeros((3, height + 1, CHANNELS))
     for line in range(width + 2 * (height - 1)):
         rows = np.arange(max(0, (line - width + 2) // 2), min(height - 1, line // 2) + 1)
         columns = line - 2 * rows
-        wanted = found[:, rows, columns].T + (
-            7 * last[rows + 1] + 3 * last[rows] + 5 * second[rows] + third[rows]
-        ) / np.float32(16)
+        wanted = found[:, rows, columns].T + (7 * last[rows + 1] + 3 * last[rows] + 5 * second[rows] + third[rows]) / 16
         chosen = _nearest(wanted, entries)
         indices[rows, columns] = chosen
         errors = np.zeros_like(last)
