@@ -167,7 +167,7 @@ SDXL's UNet is not among them: it wants embeddings of a second text encoder, and
 """
 
 
-DENOISERS: Final = {"sd1": ""}
+DENOISERS: Final = {"sd1": "ec11b3fb4c9b55a14f534b2d33bb66ac0f2026d23f0c34f1cc48010ee6408b1d"}
 """Latent spaces with a denoiser of our own, `weights/SPACE-denoiser.safetensors`, and the SHA-256 of that file."""
 
 
