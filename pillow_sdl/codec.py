@@ -204,7 +204,7 @@ def encode_latent(
     model: the 16 bytes that name the decoder (SPEC 7.2).   alpha: as its mode wants it, see `encode`.
     refine: without it efforts above 5 do what 5 does.
     Raises ValueError for a size that the format cannot hold, for a latent that is not of its space's shape for that
-    size, and for values that are not finite.
+    size, for values that are not finite, and for those that are too large for a symbol; a palette clips them.
     """
     check_size(width, height)
     space = spaces.by_name(cards.by_name(options.model).space)
@@ -217,6 +217,8 @@ def encode_latent(
     if not np.isfinite(latent).all():
         msg = "the latent holds values that are not finite"
         raise ValueError(msg)
+    if options.quantizer == "scalar":
+        _check_range(latent, space, options)
     metadata = zip(sdl.METADATA, (options.icc_profile, options.exif, options.xmp), strict=True)
     sections = [Section(name, zstdframe.pack(data)) for name, data in metadata if data]
     if alpha is not None:
@@ -260,6 +262,26 @@ def encode_latent(
         return by_rate(options.rate, refinements)
     refined = (lambda rate: by_rate(rate, refinements)) if refinements else None
     return _largest_within(int(options.target_bytes), spaces.RATES, by_rate, refined)
+
+
+def _check_range(latent: NDArray[np.float32], space: spaces.LatentSpace, options: EncodeOptions) -> None:
+    """Raise ValueError for values beyond the largest symbol, which would be clipped without a word.
+
+    No autoencoder gives such: the latent is not in its diffusion model's scale, or something has diverged.
+    """
+    table = space.tables.log2_steps
+    if options.target_bytes is None:
+        step = quantize.steps(table, options.rate)
+    else:  # Any rate may be tried: the finest step of all.
+        step = np.exp2(table.min(axis=0) / spaces.STEP_UNIT).astype(np.float32)
+    found, limit = np.maximum(latent.max(axis=(1, 2)), -latent.min(axis=(1, 2))), quantize.MAX_SYMBOL * step
+    if (found > limit).any():
+        channel = int(np.argmax(found > limit))
+        msg = (
+            f"channel {channel} of the latent has a value of magnitude {found[channel]:.6g}; at this quality "
+            f"at most {limit[channel]:.6g} can be held"
+        )
+        raise ValueError(msg)
 
 
 def _refined(

@@ -103,7 +103,8 @@ def from_latents(
     space: the latent's, "sd1", "sdxl", "sd3", "flux1" or "sdl1"; needed unless `model` is a name.
     size: (width, height) of the picture, which is cropped to it; by default that of all positions.
     options: those of `save`, see `codec.EncodeOptions`; above effort 5 as 5, for want of pixels to refine towards.
-    Raises ValueError for a latent, size, space or option that does not fit, TypeError for an unknown option,
+    Raises ValueError for a latent, size, space or option that does not fit, as for a latent that is not finite or has
+    values too large to be held, far beyond any that an autoencoder gives; TypeError for an unknown option,
     ModelNotFoundError for a name whose weights are not here, OSError.
     """
     name, digest = _decoder(model, space)
@@ -157,7 +158,11 @@ def _as_array(latent: Any) -> NDArray[np.float32]:
         kept = latent.detach()
         # NumPy has no bfloat16.  Other types keep theirs, to be told apart below.
         latent = (kept.float() if kept.is_floating_point() else kept).cpu().numpy()
-    array = np.asarray(latent)
+    try:
+        array = np.asarray(latent)
+    except ValueError as exc:  # Lists of unequal lengths; `Latents` itself, in place of its first field.
+        msg = f"a latent must be one array (C, h, w) or (1, C, h, w), not {type(latent).__name__}: {exc}"
+        raise ValueError(msg) from exc
     if array.dtype.kind != "f" or array.ndim not in {3, 4} or (array.ndim == 4 and len(array) != 1):
         msg = f"a latent must be floating-point (C, h, w) or (1, C, h, w), not {array.dtype} {array.shape}"
         raise ValueError(msg)

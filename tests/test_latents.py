@@ -95,6 +95,26 @@ def test_a_latent_of_any_shape_comes_back(space: str, width: int, height: int, s
     assert written(found.latent, **options) == data
 
 
+@pytest.mark.parametrize("space", NAMES)
+@pytest.mark.parametrize("options", [{"quality": 0}, {"quality": 100}, {"target_bytes": 1 << 20}], ids=str)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_largest_values_come_back_and_larger_ones_are_refused(
+    space: str, options: dict[str, Any], sign: int
+) -> None:
+    """None is clipped without a word: a latent in another scale shows up here."""
+    table = spaces.by_name(space).tables.log2_steps
+    rows = {"quality": table[[-1 if options.get("quality") else 0]], "target_bytes": table}[next(iter(options))]
+    limit = 32767 * np.exp2(rows.min(axis=0)[-1] / 256)
+    latent = latent_of(space, 48, 32)
+    latent[-1, -1, 0] = sign * 0.999 * limit
+    data = written(latent, model=HASH, space=space, **options)
+    found = pillow_sdl.latents(io.BytesIO(data)).latent
+    assert (np.abs(found - latent) <= 0.51 * steps_of(data, space)).all()
+    latent[-1, -1, 0] = sign * 1.001 * limit
+    with pytest.raises(ValueError, match=rf"channel {len(latent) - 1} of the latent has a value of magnitude"):
+        written(latent, model=HASH, space=space, **options)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("batch", [False, True])
 def test_tensors_are_taken_as_pipelines_have_them(dtype: torch.dtype, batch: bool) -> None:
@@ -335,6 +355,8 @@ def test_a_file_is_replaced_in_whole_or_not_at_all(tmp_path: Path, monkeypatch: 
         (np.full((4, 4, 4), np.nan, np.float32), {}, "not finite"),
         (np.full((4, 4, 4), np.inf, np.float16), {}, "not finite"),
         (np.full((4, 4, 4), 1e300), {}, "not finite"),
+        (pillow_sdl.Latents(np.zeros((4, 4, 4), np.float32), "sd1", 32, 32, HASH), {}, "one array .*, not Latents"),
+        (np.full((4, 4, 4), -3e38, np.float32), {}, "channel 0 .* magnitude 3e\\+38"),
         (np.zeros((4, 0, 4), np.float32), {}, "32 x 0"),
         (np.zeros((4, 8192, 1), np.float32), {}, "8 x 65536"),
         (np.zeros((4, 4, 4), np.float32), {"size": (33, 32)}, r"33 x 32 .* \(4, 4, 5\), not \(4, 4, 4\)"),
