@@ -33,7 +33,7 @@ from pillow_sdl.models.denoiser import STEPS, Denoiser
 from pillow_sdl.models.store import tensor_hash
 from training.export import replace_once
 from training.latents import SCALES, middle
-from training.train import learning_rate, running_mean
+from training.train import learning_rate, record, running_mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -220,18 +220,13 @@ def train(options: argparse.Namespace) -> None:
         if step % options.every == 0 or step == options.steps:
             row: dict[str, float] = {"step": step, "seconds": time.monotonic() - started}
             row |= {name: float(np.mean([parts[name] for parts in history])) for name in history[0]}
-            line = "  ".join(f"{name} {value:.5g}" for name, value in row.items())
-            print(line, flush=True)
-            with (options.run / "log.txt").open("a") as file:
-                file.write(line + "\n")
             state = {
                 "network": network.state_dict(),
                 "average": average.state_dict(),
                 "optimizer": optimizer.state_dict(),
                 "step": step,
             }
-            torch.save(state, checkpoint.with_suffix(".tmp"))
-            checkpoint.with_suffix(".tmp").replace(checkpoint)
+            record(checkpoint, row, state)
             history = []
 
 

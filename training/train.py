@@ -141,6 +141,15 @@ def validate(codec: Codec, photos: Photos, lpips: Lpips, device: torch.device) -
     return found
 
 
+def record(checkpoint: Path, row: dict[str, float], state: dict[str, Any]) -> None:
+    """Print a line of the log and add it to log.txt beside the checkpoint, which a whole new one replaces."""
+    print("  ".join(f"{name} {value:.4g}" for name, value in row.items()), flush=True)
+    with checkpoint.with_name("log.txt").open("a") as file:
+        file.write("  ".join(f"{name} {value:.6g}" for name, value in row.items()) + "\n")
+    torch.save(state, checkpoint.with_suffix(".tmp"))
+    checkpoint.with_suffix(".tmp").replace(checkpoint)
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of training photos")
@@ -212,17 +221,13 @@ def main(arguments: list[str] | None = None) -> None:
             row |= {name: float(np.mean([parts[name] for parts in history if name in parts])) for name in names}
             if held_out is not None:
                 row |= validate(cast("Codec", average.module), held_out, lpips, device)
-            print("  ".join(f"{name} {value:.4g}" for name, value in row.items()), flush=True)
-            with (options.run / "log.txt").open("a") as file:
-                file.write("  ".join(f"{name} {value:.6g}" for name, value in row.items()) + "\n")
             state = {
                 "codec": codec.state_dict(),
                 "average": average.state_dict(),
                 "optimizer": optimizer.state_dict(),
                 "step": step,
             }
-            torch.save(state, checkpoint.with_suffix(".tmp"))
-            checkpoint.with_suffix(".tmp").replace(checkpoint)
+            record(checkpoint, row, state)
             history = []
 
 
