@@ -15,9 +15,11 @@ from safetensors.numpy import load_file as numpy_file
 from safetensors.torch import save_file
 
 from benchmarks.metrics import Lpips
-from pillow_sdl.latent import spaces
+from pillow_sdl.latent import context, entropy, quantize, spaces
 from pillow_sdl.latent.noise import Noise
+from pillow_sdl.models import cards, store
 from training import denoiser, latents, train
+from training.discriminator import Adversary
 
 from . import images
 from .test_diffusion import tiny
@@ -85,12 +87,80 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
     assert len((tmp_path / "broken" / "log.txt").read_text().splitlines()) == 2
 
 
+def test_a_decoder_is_trained_against_a_discriminator_and_resumes(data: Path, tmp_path: Path) -> None:
+    """Nothing but the decoder changes; the discriminator is part of the checkpoint."""
+    first = tmp_path / "first"
+    train.main(arguments(data, first))
+    more = ("--init", str(first), "--decoder-only", "--adversarial", "0.1")
+    train.main(arguments(data, tmp_path / "whole", *more))
+    before, after = train.read_codec(first).state_dict(), weights(tmp_path / "whole")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    decoder = {name for name in before if name.startswith("autoencoder.decoder.")}
+    assert changed
+    assert changed <= decoder
+    assert "adversarial" in (tmp_path / "whole" / "log.txt").read_text()
+
+    # The running mean, which ships, has the same buffers and frozen parts.
+    mean = train.read_codec(tmp_path / "whole").state_dict()
+    for name in before.keys() - decoder:
+        torch.testing.assert_close(mean[name], before[name], rtol=0, atol=0, msg=name)
+
+    state = torch.load(tmp_path / "whole" / "checkpoint.pt", weights_only=True)
+    again = Adversary(torch.device("cpu"))
+    again.load_state_dict(state["adversary"])
+    fresh = Adversary(torch.device("cpu"))
+    random = torch.Generator().manual_seed(0)
+    pixels, latent = torch.rand(2, 3, 64, 64, generator=random), torch.randn(2, 96, 4, 4, generator=random)
+    output = torch.rand(2, 3, 64, 64, generator=random)
+    losses = [again.learn(pixels, output, latent) for _ in range(30)]
+    assert losses[-1] < losses[0]
+    assert again.optimizer.state_dict()["state"][0]["step"] == 4 + 30
+    assert fresh.loss(output, latent).shape == (2,)
+    # It looks at the latent, not only at the pixels.
+    assert not torch.equal(again.loss(output, latent), again.loss(output, -latent))
+
+
+@pytest.mark.parametrize("space", ["sdl1"])
+def test_training_goes_on_from_what_ships(space: str) -> None:
+    """The trainable codec of a space gives the integer table, the symbols and the pixels of the one in the package."""
+    codec = train.shipped(space)
+    table = spaces.read_arrays(f"{space}-context", context.TABLES[space])
+    again = codec.rate_model.context.tensors()
+    assert table.keys() == again.keys()
+    for name, values in table.items():
+        np.testing.assert_array_equal(again[name], values, err_msg=name)
+
+    card = next(card for card in cards.CARDS if card.space == space)
+    network = store.load(card)
+    image = np.array(images.noise(64, 48, seed=3))
+    latent = network.encode(image)
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
+    wide = train.shipped(space, 1.25)
+    for code in (40, 128, 200):
+        rate = torch.tensor([code / 255])
+        steps = quantize.steps(spaces.by_name(space).tables.log2_steps, code)[:, None, None]
+        with torch.inference_mode():
+            found = codec.rate_model.steps(rate)
+            batch = train.through(codec, pixels, rate, decoder_only=True)
+            stretched = wide.autoencoder.decoder(batch.latent, rate / 1.25)
+        np.testing.assert_allclose(found[0].numpy(), steps, rtol=2**-8)
+        shown = network.decode(np.rint(latent / steps) * steps, code)
+        difference = 255 * batch.output[0].permute(1, 2, 0).clamp(0, 1).numpy() - shown
+        assert np.abs(difference).mean() < 2
+        # A wider range of rates: what was this one lies at 0.8 of it.
+        torch.testing.assert_close(stretched, batch.output, rtol=0, atol=1e-4)
+    knots = spaces.by_name(space).tables.log2_steps / 256
+    widest = wide.rate_model.log2_steps.detach().numpy()
+    np.testing.assert_allclose(widest[0], knots[0], atol=1e-5)
+    np.testing.assert_allclose(widest[-1], knots[-1] + 0.25 * 7 * (knots[-1] - knots[-2]), atol=1e-4)
+
+
 def test_training_changes_every_network(data: Path, tmp_path: Path) -> None:
     """Encoder, decoder, context model and tables all get gradients."""
-    train.main(arguments(data, tmp_path, "--seed", "5"))
-    torch.manual_seed(5)
-    before = train.Codec().state_dict()
-    after = weights(tmp_path)
+    first = tmp_path / "first"
+    train.main(arguments(data, first, "--lr", "1e-9"))
+    train.main(arguments(data, tmp_path / "run", "--init", str(first)))
+    before, after = train.read_codec(first).state_dict(), weights(tmp_path / "run")
     for part in ("autoencoder.encoder", "autoencoder.decoder", "rate_model.context", "rate_model.log2_steps"):
         names = [name for name in before if name.startswith(part)]
         assert names
@@ -101,30 +171,48 @@ def test_a_checkpoint_becomes_weights_tables_and_hashes(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Export writes what the package reads, and puts the hashes where the tests of the specification look."""
-    from pillow_sdl.models import store
     from training import export
 
     root = tmp_path / "project"
-    for name in ("pillow_sdl/models/cards.py", "pillow_sdl/latent/spaces.py", "spec/registry.md"):
+    written = ("models/cards.py", "latent/spaces.py", "latent/context.py")
+    for name in (*(f"pillow_sdl/{name}" for name in written), "spec/registry.md"):
         target = root / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(Path(__file__).parent.parent / name, target)
     monkeypatch.setattr(export, "WEIGHTS", root / "pillow_sdl" / "weights")
     monkeypatch.setattr(export, "PREVIEW_CROP", 64)
     train.main(arguments(data, tmp_path / "run"))
-    export.main(["--run", str(tmp_path / "run"), "--data", str(data)])
+    export.main(["--run", str(tmp_path / "run"), "--data", str(data), "--space", "sdl1"])
 
-    from safetensors.numpy import load_file
-
-    tensors = load_file(root / "pillow_sdl" / "weights" / "sdl1.safetensors")
+    shelf, registry = root / "pillow_sdl" / "weights", (root / "spec/registry.md").read_text()
+    tensors = numpy_file(shelf / "sdl1.safetensors")
     decoder = {n.removeprefix("decoder."): t for n, t in tensors.items() if n.startswith("decoder.")}
     found = store.tensor_hash(decoder).hex()
     assert f'hash="{found}"' in (root / "pillow_sdl/models/cards.py").read_text()
-    assert f"| embedded | sdl1 | {found} |" in (root / "spec/registry.md").read_text()
-    tables = load_file(root / "pillow_sdl" / "weights" / "sdl1-tables.safetensors")
+    assert f"| sdl1 | {found} |" in registry
+    tables = numpy_file(shelf / "sdl1-tables.safetensors")
     assert tables["log2_steps"].dtype == np.int16
     assert tables["log2_steps"].shape[1] == spaces.by_name("sdl1").channels
     assert tables["preview"].shape == (spaces.by_name("sdl1").channels + 1, 192)
+    for name in ("sdl1-tables", "sdl1-context"):
+        digest = hashlib.sha256((shelf / f"{name}.safetensors").read_bytes()).hexdigest()
+        assert f"{name}.safetensors` | {digest} |" in registry
+        assert digest in (root / "pillow_sdl/latent" / f"{'spaces' if 'tables' in name else 'context'}.py").read_text()
+
+    # The table that ships is the trained twin, and codes latents: the payload has the size that the twin foretold.
+    codec = train.read_codec(tmp_path / "run")
+    twin = codec.rate_model.context
+    table = numpy_file(shelf / "sdl1-context.safetensors")
+    random = np.random.default_rng(0)
+    octaves = torch.round(256 * codec.rate_model.octaves(torch.tensor([0.9])).detach())
+    scaled = random.normal(size=(96, 16, 16)) / np.exp2(octaves.numpy() / 256)[0, :, None, None]
+    symbols = np.rint(scaled).astype(np.int16)
+    monkeypatch.setattr(context, "model", lambda _: context.Model.from_tensors(table))
+    payload = entropy.encode(symbols, entropy.RANGE, "sdl1", octaves[0].numpy().astype(np.int64))
+    twin.rounding.on = True
+    with torch.inference_mode():
+        foretold = twin(torch.from_numpy(symbols)[None].float(), octaves / 256).item() / 8
+    assert len(payload) == pytest.approx(foretold, rel=0.01)
 
 
 def test_latents_of_photos_become_tables_and_hashes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +220,8 @@ def test_latents_of_photos_become_tables_and_hashes(tmp_path: Path, monkeypatch:
     from safetensors.numpy import load_file
 
     from pillow_sdl.latent import preview, quantize
-    from training import context, tables
+    from training import tables
+    from training.context import OCTAVES
 
     root = tmp_path / "project"
     for name in ("pillow_sdl/latent/spaces.py", "spec/registry.md"):
@@ -159,7 +248,7 @@ def test_latents_of_photos_become_tables_and_hashes(tmp_path: Path, monkeypatch:
     found = load_file(path)
     taken = spaces.Tables(found["log2_steps"], found["preview"].astype(np.float32))
     deviation = np.mean(np.sqrt(np.mean([np.square(latent).mean((1, 2)) for latent in made.values()], 0)))
-    for rate, octave in ((255, context.OCTAVES[0]), (0, context.OCTAVES[1])):
+    for rate, octave in ((255, OCTAVES[0]), (0, OCTAVES[1])):
         assert quantize.steps(taken.log2_steps, rate) == pytest.approx(deviation * 2**octave, rel=2**-8)
     assert found["log2_steps"].dtype == np.int16
     assert found["preview"].dtype == np.float16

@@ -16,6 +16,7 @@ import hashlib
 import math
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -24,12 +25,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pillow_sdl.latent import context, quantize, spaces
-from training.export import replace_once
+from training.shipping import replace_once
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 UNIT = 40.0
 """Input units in one standard deviation of a channel."""
 
 SETS = 7
+LAYERS = (
+    ("1", ("earlier", *(f"own{number}" for number in range(1, SETS)), "rate")),
+    ("2", ("weight2",)),
+    ("3", ("weight3",)),
+)
+"""Layers of a group's network, and the weights of each, which share a shift by row."""
+
 CROP = 40
 BATCH = 8
 OCTAVES = (-3.3, 0.9)
@@ -54,6 +65,11 @@ class Rounding:
         return _through(x, grain) if self.on else x
 
 
+def _means(layer: str, size: int) -> slice:
+    """Rows of a layer that give means: these come in 1/16 of an input unit, all else in whole ones."""
+    return {"1": slice(-size, None), "2": slice(0, 0), "3": slice(size)}[layer]
+
+
 def _spread(grain: Tensor, like: Tensor) -> Tensor:
     return grain.view(-1, *[1] * (like.ndim - 1))
 
@@ -73,14 +89,20 @@ def shifts(tensors: list[Tensor]) -> Tensor:
 class ContextModel(nn.Module):
     """Float twin of `pillow_sdl.latent.context`; means and inputs in standard deviations of a channel."""
 
+    order: Tensor
+    octaves: Tensor
+
     def __init__(
         self, order: np.ndarray, sizes: list[int], deviation: np.ndarray, hidden: list[int], window: int, reach: int
     ) -> None:
         super().__init__()
-        self.sizes, self.order = sizes, torch.as_tensor(order)
+        self.sizes = sizes
         exponent = np.rint(256 * np.log2(UNIT / deviation)).astype(np.int16)
         self.exponent = exponent
-        self.octaves = torch.as_tensor(exponent[order] / 256 - math.log2(UNIT), dtype=torch.float32)
+        # Buffers go to a GPU with the parameters; not persistent, as they are no part of what is learnt.
+        self.register_buffer("order", torch.as_tensor(order), persistent=False)
+        octaves = torch.as_tensor(exponent[order] / 256 - math.log2(UNIT), dtype=torch.float32)
+        self.register_buffer("octaves", octaves, persistent=False)
         self.rounding = Rounding()
         self.groups = nn.ModuleList()  # of ParameterDict
         self.window, self.reach = window, reach
@@ -109,18 +131,44 @@ class ContextModel(nn.Module):
             self.groups.append(group)
             earlier += size
 
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, np.ndarray]) -> ContextModel:
+        """The twin of an integer table (SPEC 8.6.3), to go on from."""
+        sizes = tensors["sizes"].tolist()
+        deviation = UNIT / np.exp2(tensors["exponent"] / 256)
+        hidden = [len(tensors["0.rate"]) - sizes[0], len(tensors["0.weight2"])]
+        window = tensors["0.earlier"].shape[2] // 2
+        model = cls(tensors["order"].astype(np.int64), sizes, deviation, hidden, window, int(tensors["reach"][0]))
+        with torch.no_grad():
+            for index, (size, group) in enumerate(zip(sizes, model.networks, strict=True)):
+                for layer, names in LAYERS:
+                    fine = torch.zeros(len(tensors[f"{index}.shift{layer}"]))
+                    fine[_means(layer, size)] = 4
+                    shift = torch.from_numpy(tensors[f"{index}.shift{layer}"].astype(np.float32)) + fine
+                    for name in names:
+                        values = torch.from_numpy(tensors[f"{index}.{name}"].astype(np.float32))
+                        group[name].copy_(values * _spread(torch.exp2(-shift), values))
+                    bias = torch.from_numpy(tensors[f"{index}.bias{layer}"].astype(np.float32))
+                    bias = bias - torch.exp2(shift - fine - 1).floor()
+                    group[f"bias{layer}"].copy_(bias / (UNIT * torch.exp2(shift)))
+        return model
+
     @property
     def networks(self) -> list[nn.ParameterDict]:
         """The parameters of each group."""
         return [group for group in self.groups if isinstance(group, nn.ParameterDict)]
 
-    def forward(self, symbols: Tensor, log2_steps: Tensor) -> Tensor:
-        """Symbols (B, C, h, w), log2 of the steps (B, C) -> bits (B,)."""
+    def forward(self, symbols: Tensor, log2_steps: Tensor, priced: Tensor | None = None) -> Tensor:
+        """Symbols (B, C, h, w), log2 of the steps (B, C) -> bits (B,).
+
+        priced: what is priced in their stead, the contexts staying those of `symbols`: the same with uniform noise.
+        """
         rounding = self.rounding
+        priced = (symbols if priced is None else priced)[:, self.order]
         symbols, octaves = symbols[:, self.order], log2_steps[:, self.order] + self.octaves
         inputs = symbols * torch.exp2(octaves)[:, :, None, None]
         inputs = rounding.value(inputs).clamp(-context.INPUT / UNIT, context.INPUT / UNIT)
-        rate = ((octaves.mean(1) + math.log2(UNIT) - 4) * 32 / UNIT)[:, None, None, None]
+        rate = ((octaves.mean(1) + math.log2(UNIT) - 4) * 32).clamp(-127, 127)[:, None, None, None] / UNIT
         height, width = symbols.shape[2:]
         margin = self.reach * context.BASE // 2
         padded = F.pad(inputs, (margin,) * 4)
@@ -156,33 +204,28 @@ class ContextModel(nn.Module):
                 found = torch.einsum("oi,bihw->bohw", weight3, hidden) + group["bias3"][number][:, None, None]
                 mean, spread = linear + found[:, :size], 2.5 * found[:, size:]
                 exponent = octaves[:, begin:end, None, None]
-                bits = bits + _bits(symbols[:, begin:end][places] - mean * torch.exp2(-exponent), spread - exponent)
+                bits = bits + _bits(priced[:, begin:end][places] - mean * torch.exp2(-exponent), spread - exponent)
             begin = end
         return bits
 
     def tensors(self) -> dict[str, np.ndarray]:
         """The integer table (SPEC 8.6.3)."""
         found = {
-            "order": self.order.numpy().astype(np.uint8),
+            "order": self.order.cpu().numpy().astype(np.uint8),
             "sizes": np.array(self.sizes, np.uint8),
             "exponent": self.exponent,
             "reach": np.array([self.reach], np.uint8),
         }
         for index, (size, group) in enumerate(zip(self.sizes, self.networks, strict=True)):
-            names = ["earlier", *(f"own{number}" for number in range(1, SETS)), "rate"]
-            layers = (("1", names), ("2", ["weight2"]), ("3", ["weight3"]))
-            for layer, parts in layers:
-                shift = shifts([group[name].detach() for name in parts])
-                for name in parts:
-                    values = torch.round(group[name].detach() * _spread(torch.exp2(shift), group[name]))
+            for layer, names in LAYERS:
+                parts = [group[name].detach().cpu() for name in names]
+                shift = shifts(parts)
+                for name, part in zip(names, parts, strict=True):
+                    values = torch.round(part * _spread(torch.exp2(shift), part))
                     found[f"{index}.{name}"] = values.numpy().astype(np.int8)
-                bias = torch.round(group[f"bias{layer}"].detach() * UNIT * torch.exp2(shift))
-                # Means come in 1/16 of an input unit, all else in whole ones.
+                bias = torch.round(group[f"bias{layer}"].detach().cpu() * UNIT * torch.exp2(shift))
                 fine = torch.zeros_like(shift)
-                if layer == "1":
-                    fine[-size:] = 4
-                if layer == "3":
-                    fine[:size] = 4
+                fine[_means(layer, size)] = 4
                 bias += torch.exp2(shift - fine - 1).floor()  # rounds half up
                 found[f"{index}.bias{layer}"] = bias.numpy().astype(np.int32)
                 found[f"{index}.shift{layer}"] = (shift - fine).numpy().astype(np.uint8)

@@ -31,8 +31,8 @@ from pillow_sdl.latent import palette
 from pillow_sdl.latent.spaces import WEIGHTS
 from pillow_sdl.models.denoiser import STEPS, Denoiser
 from pillow_sdl.models.store import tensor_hash
-from training.export import replace_once
 from training.latents import SCALES, middle
+from training.shipping import replace_once
 from training.train import learning_rate, record, running_mean
 
 if TYPE_CHECKING:

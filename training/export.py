@@ -1,21 +1,20 @@
-"""Turn a training checkpoint into what ships: weights, the latent space's tables, the model's hash.
+"""Turn a training checkpoint into what ships: weights, the latent space's tables and context model, their hashes.
 
-    python -m training.export --run training/runs/NAME --data DIR
+    python -m training.export --run training/runs/NAME --data DIR --space sdl2
 
-Writes pillow_sdl/weights/sdl1.safetensors (running mean of the weights, float16), sdl1-tables.safetensors (steps of
-the quantiser, linear map of the preview), and their hashes into models/cards.py, latent/spaces.py and spec/registry.md.
+Writes into pillow_sdl/weights/ SPACE.safetensors (running mean of the weights, float16), SPACE-tables.safetensors (steps
+of the quantiser, linear map of the preview) and SPACE-context.safetensors (the integer context model), and their hashes
+into models/cards.py, latent/spaces.py, latent/context.py and spec/registry.md, which must name the space.
 
-Files name the latent space.  Once files of sdl1 are in the world, retrained weights are another space: give it a new
-name and number here and in the registry, and keep the old weights.
+Files name the latent space, and payloads need its tables to the bit.  Once files of a space are in the world, retrained
+weights are another space with another number, and the old ones go on shipping; a decoder alone may be replaced.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-import re
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
@@ -27,21 +26,12 @@ from pillow_sdl.latent.spaces import STEP_UNIT, WEIGHTS
 from pillow_sdl.models.embedded import LATENT_CHANNELS
 from pillow_sdl.models.store import DECODER, tensor_hash
 from training.data import Photos
-from training.train import Codec, averaged
+from training.shipping import replace_once
+from training.train import Codec, read_codec
 
 PREVIEW_CROP = 256
 RIDGE = 1e-3
 """Weight against large entries in the preview's map, in units of the mean variance of a channel."""
-
-
-def read_codec(run: Path) -> Codec:
-    """The running mean of a checkpoint's weights."""
-    codec = Codec()
-    average = averaged(codec)
-    state = torch.load(run / "checkpoint.pt", map_location="cpu", weights_only=True)
-    average.load_state_dict(state["average"])
-    print(f"checkpoint of step {state['step']}")
-    return cast("Codec", average.module).eval()
 
 
 @torch.inference_mode()
@@ -68,44 +58,43 @@ def fit_preview(codec: Codec, photos: Photos, batches: int = 40) -> np.ndarray:
     return np.ascontiguousarray(torch.linalg.solve(gram + penalty, cross).numpy(), np.float16)
 
 
-def replace_once(path: Path, pattern: str, value: str) -> None:
-    """Put `value` after the pattern's first group in a text file."""
-    text, count = re.subn(pattern, lambda match: match[1] + value, path.read_text(), count=1, flags=re.DOTALL)
-    assert count == 1, f"{path} has nothing like {pattern}"
-    path.write_text(text)
-
-
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True, help="folder of the checkpoint")
     parser.add_argument("--data", type=Path, required=True, help="folder of training photos, for the preview's map")
+    parser.add_argument("--space", required=True, help="name of the latent space")
     options = parser.parse_args(arguments)
+    space = options.space
     codec = read_codec(options.run)
     tensors = {name: tensor.half().numpy() for name, tensor in codec.autoencoder.state_dict().items()}
     assert all(np.isfinite(tensor).all() for tensor in tensors.values()), "a weight overflows float16"
-    WEIGHTS.mkdir(exist_ok=True)
-    save_file(tensors, WEIGHTS / "sdl1.safetensors")
-    steps = codec.rate_model.log2_steps.detach().numpy()
-    tables = {
-        "log2_steps": np.rint(steps * STEP_UNIT).astype(np.int16),
-        "preview": fit_preview(codec, Photos(options.data, PREVIEW_CROP)),
+    # What ships is rounded to float16, and the preview's map is fitted to what ships.
+    codec.autoencoder.load_state_dict({name: torch.from_numpy(tensor).float() for name, tensor in tensors.items()})
+    steps = np.rint(codec.rate_model.log2_steps.detach().numpy() * STEP_UNIT).astype(np.int16)
+    arrays = {
+        space: tensors,
+        f"{space}-tables": {"log2_steps": steps, "preview": fit_preview(codec, Photos(options.data, PREVIEW_CROP))},
+        f"{space}-context": codec.rate_model.context.tensors(),
     }
-    save_file(tables, WEIGHTS / "sdl1-tables.safetensors")
+    WEIGHTS.mkdir(exist_ok=True)
+    digests = {}
+    for name, values in arrays.items():
+        path = WEIGHTS / f"{name}.safetensors"
+        save_file(values, path)
+        path.chmod(0o644)
+        digests[name] = hashlib.sha256(path.read_bytes()).hexdigest()
     decoder = {name.removeprefix(DECODER): t for name, t in tensors.items() if name.startswith(DECODER)}
     found = tensor_hash(decoder).hex()
-    digests = {}
-    for path in WEIGHTS.glob("sdl1*.safetensors"):
-        path.chmod(0o644)
-        digests[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    tables_digest = digests["sdl1-tables.safetensors"]
     root = WEIGHTS.parent.parent
-    replace_once(root / "pillow_sdl/models/cards.py", r'(name="embedded",.*?hash=")[^"]+', found)
-    replace_once(root / "spec/registry.md", r"(\| embedded \| sdl1 \| )[^ ]+", found)
-    replace_once(root / "spec/registry.md", r"(sdl1-tables.safetensors` \| )[^ ]+", tables_digest)
-    replace_once(root / "pillow_sdl/latent/spaces.py", r'(name="sdl1",.*?tables_sha256=")[^"]+', tables_digest)
-    replace_once(
-        root / "pillow_sdl/models/cards.py", r'(name="embedded",.*?sha256=")[^"]+', digests["sdl1.safetensors"]
-    )
+    registry, cards = root / "spec/registry.md", root / "pillow_sdl/models/cards.py"
+    replace_once(cards, rf'(space="{space}",.*?hash=")[^"]*', found)
+    replace_once(cards, rf'(space="{space}",.*?sha256=")[^"]*', digests[space])
+    replace_once(registry, rf"(\| \w+ \| {space} \| )[^ ]*", found)
+    for name in (f"{space}-tables", f"{space}-context"):
+        replace_once(registry, rf"({name}\.safetensors` \| )[^ ]*", digests[name])
+    tables = root / "pillow_sdl/latent/spaces.py"
+    replace_once(tables, rf'(name="{space}",.*?tables_sha256=")[^"]*', digests[f"{space}-tables"])
+    replace_once(root / "pillow_sdl/latent/context.py", rf'("{space}": ")[^"]*', digests[f"{space}-context"])
     print(f"hash {found}")
 
 

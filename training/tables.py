@@ -23,8 +23,8 @@ from tqdm import tqdm
 from pillow_sdl.latent.preview import BLOCK
 from pillow_sdl.latent.spaces import STEP_UNIT, WEIGHTS
 from training.context import OCTAVES
-from training.export import replace_once
 from training.latents import SCALES, middle
+from training.shipping import replace_once
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -7,6 +7,11 @@ Started again with the same --run it goes on from the checkpoint.  Uses a GPU wh
 
 Loss of one crop at rate u in 0..1:  bits/pixel + weight(u) * (LPIPS + DISTS part + error_weight * MSE), MSE in
 squared levels of 0..255.  Perceptual terms are ramped in after a stretch on squared error alone.
+
+Stages after the first start from its run (--init RUN) and train the decoder alone (--decoder-only): symbols and bytes
+stay what they are.  With --adversarial a discriminator joins the loss.  With perceptual terms put off for ever
+(--perceptual-ramp 2 3 --dists-weight 0) what comes out is the decoder of least squared error for the same files, which
+says what the perceptual one costs in PSNR.
 """
 
 from __future__ import annotations
@@ -14,35 +19,84 @@ from __future__ import annotations
 import argparse
 import math
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
+from safetensors.numpy import load_file as load_numpy
 from torch import Tensor, nn
 
 from benchmarks.metrics import Dists, Lpips
-from pillow_sdl.models.embedded import EmbeddedAutoencoder
+from pillow_sdl.latent.spaces import SPACES, WEIGHTS
+from pillow_sdl.models.embedded import LATENT_CHANNELS, EmbeddedAutoencoder
+from training.context import UNIT, ContextModel
 from training.data import Photos
-from training.rate import RateModel, quantize_noisy
+from training.discriminator import Adversary
+from training.rate import KNOTS, RateModel, quantize_noisy
 
-LOWEST_WEIGHT, HIGHEST_WEIGHT = 0.1, 24.0
+LOWEST_WEIGHT, HIGHEST_WEIGHT = 0.1, 54.0
 """Weight of distortion against bits per pixel at rate 0 and rate 1; between them it grows geometrically."""
 
-FACTORIZED_SHARE = 0.5
-"""Share of the factorised price in the rate; the rest is the context model's."""
-
 WARM_UP = 200
+
+ADVERSARIAL_RAMP = 0.1
+"""Part of a run in which the adversarial loss grows to its weight: the discriminator learns first."""
+
 AVERAGE_DECAY = 0.999
+
+GROUPS = (4, 8, 12, 24, 24, 24)
+"""Channels of the context model's groups; its hidden layers have 64 and 32 values."""
 
 
 class Codec(nn.Module):
     """All that is trained together."""
 
-    def __init__(self) -> None:
+    def __init__(self, rate_model: RateModel | None = None) -> None:
+        """rate_model: to go on from; a new one has steps of 4 to 0.35 and channels in the order of their numbers."""
         super().__init__()
         self.autoencoder = EmbeddedAutoencoder()
-        self.rate_model = RateModel()
+        if rate_model is None:
+            ramp = torch.linspace(2.0, -1.5, KNOTS)[:, None].expand(KNOTS, LATENT_CHANNELS)
+            order, deviation = np.arange(LATENT_CHANNELS), np.ones(LATENT_CHANNELS)
+            rate_model = RateModel(ramp, ContextModel(order, list(GROUPS), deviation, [64, 32], window=1, reach=2))
+        self.rate_model = rate_model
+
+
+def shipped(space: str, stretch: float = 1.0) -> Codec:
+    """The codec of a space whose weights ship, to go on from.
+
+    stretch: what becomes rate u was rate stretch * u, for a wider range of rates.
+    """
+    tables = load_numpy(WEIGHTS / f"{space}-tables.safetensors")["log2_steps"]
+    codec = Codec(RateModel.from_tables(tables, load_numpy(WEIGHTS / f"{space}-context.safetensors"), stretch))
+    tensors = load_numpy(WEIGHTS / f"{space}.safetensors")
+    codec.autoencoder.load_state_dict({name: torch.from_numpy(tensor).float() for name, tensor in tensors.items()})
+    # The decoder's view of the rate, 2 u - 1, is stretched with it.
+    first = codec.autoencoder.decoder.rate[0]
+    assert isinstance(first, nn.Linear)
+    with torch.no_grad():
+        first.bias.add_((stretch - 1) * first.weight[:, 0])
+        first.weight.mul_(stretch)
+    return codec
+
+
+def read_codec(run: Path) -> Codec:
+    """The running mean of a checkpoint's weights."""
+    state = torch.load(run / "checkpoint.pt", map_location="cpu", weights_only=True)
+    codec = Codec(blank(state["order"].numpy(), state["exponent"].numpy()))
+    average = averaged(codec)
+    average.load_state_dict(state["average"])
+    print(f"checkpoint of step {state['step']}")
+    return cast("Codec", average.module).eval()
+
+
+def blank(order: np.ndarray, exponent: np.ndarray) -> RateModel:
+    """A rate model to load a checkpoint into.   order, exponent: of its context model (SPEC 8.6.3)."""
+    deviation = UNIT / np.exp2(exponent / 256)
+    context = ContextModel(order, list(GROUPS), deviation, [64, 32], window=1, reach=2)
+    return RateModel(torch.zeros(KNOTS, LATENT_CHANNELS), context)
 
 
 def ramp(progress: float, start: float, end: float) -> float:
@@ -58,11 +112,10 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
 
 
 def parameter_groups(codec: Codec) -> list[dict[str, Any]]:
-    """Parameters for the optimiser: networks, and the tables, which are logarithms and have further to go."""
-    tables = [parameter for name, parameter in codec.rate_model.named_parameters() if "." not in name]
-    chosen = {id(parameter) for parameter in tables}
-    networks = [parameter for parameter in codec.parameters() if id(parameter) not in chosen]
-    return [{"params": networks, "factor": 1.0}, {"params": tables, "factor": 10.0}]
+    """Parameters for the optimiser: networks, and the steps, which are logarithms and have further to go."""
+    steps = codec.rate_model.log2_steps
+    networks = [parameter for parameter in codec.parameters() if parameter is not steps]
+    return [{"params": networks, "factor": 1.0}, {"params": [steps], "factor": 10.0}]
 
 
 @torch.no_grad()
@@ -79,24 +132,39 @@ def averaged(codec: Codec) -> torch.optim.swa_utils.AveragedModel:
     return torch.optim.swa_utils.AveragedModel(codec, multi_avg_fn=running_mean)
 
 
+@dataclass(frozen=True)
+class Batch:
+    """A batch on its way through the codec.   latent: dequantised.   bits: per pixel (B,), of zeros where none are wanted."""
+
+    pixels: Tensor
+    rate: Tensor
+    latent: Tensor
+    output: Tensor
+    bits: Tensor
+
+
+def through(codec: Codec, pixels: Tensor, rate: Tensor, *, decoder_only: bool) -> Batch:
+    """Encode, quantise and decode pixels (B, 3, H, W) at rates (B,).   decoder_only: nothing else gets a gradient."""
+    with torch.set_grad_enabled(not decoder_only):
+        latent = codec.autoencoder.encoder(pixels)
+        noisy, symbols, rounded = quantize_noisy(latent, codec.rate_model.steps(rate))
+    bits = torch.zeros_like(rate)
+    if not decoder_only:
+        bits = codec.rate_model.bits(symbols, rate, noisy) / (pixels.shape[2] * pixels.shape[3])
+    return Batch(pixels, rate, rounded, codec.autoencoder.decoder(rounded, rate), bits)
+
+
 def compute_loss(
-    codec: Codec,
-    pixels: Tensor,
-    rate: Tensor,
+    batch: Batch,
     metrics: tuple[Lpips, Dists | None],
+    adversary: Adversary | None,
     options: argparse.Namespace,
-    done: float,
+    step: int,
 ) -> tuple[Tensor, dict[str, float]]:
     """Loss of a batch and its parts, for the log."""
     lpips, dists = metrics
-    latent = codec.autoencoder.encoder(pixels)
-    noisy, decoded, rounded = quantize_noisy(latent, codec.rate_model.steps(rate))
-    area = pixels.shape[2] * pixels.shape[3]
-    order0 = codec.rate_model.factorized(noisy, rate).sum((1, 2, 3)) / area
-    context = codec.rate_model.conditional(noisy, decoded, rate).sum((1, 2, 3)) / area
-    bits = FACTORIZED_SHARE * order0 + (1 - FACTORIZED_SHARE) * context
-
-    output = codec.autoencoder.decoder(rounded, rate)
+    pixels, output = batch.pixels, batch.output
+    done = step / options.steps
     error = (255 * (output - pixels)).square().mean((1, 2, 3))
     perceptual = ramp(done, *options.perceptual_ramp)
     error_weight = 0.003 * (1 - perceptual) + options.error_weight * perceptual
@@ -108,20 +176,27 @@ def compute_loss(
         seen = lpips(output[:, :, top:, left:], pixels[:, :, top:, left:])
         distortion = distortion + perceptual * options.lpips_weight * seen
         parts["lpips"] = seen.mean().item()
-    if dists is not None and done >= options.dists_from:
+    if dists is not None and done >= options.dists_from and step % options.dists_every == 0:
         some = slice(0, options.dists_crops)
         seen = dists(output[some], pixels[some])
-        distortion[some] += options.dists_weight * seen
+        # VGG takes as long as all the rest: it sees few crops, which count for those that it does not see.
+        share = len(seen) / (len(pixels) * options.dists_every)
+        distortion = torch.cat([distortion[some] + options.dists_weight / share * seen, distortion[len(seen) :]])
         parts["dists"] = seen.mean().item()
-    weight = LOWEST_WEIGHT * (HIGHEST_WEIGHT / LOWEST_WEIGHT) ** rate
+    if adversary is not None:
+        parts["discriminator"] = adversary.learn(pixels, output, batch.latent)
+        seen = adversary.loss(output, batch.latent.detach())
+        distortion = distortion + ramp(done, 0, ADVERSARIAL_RAMP) * options.adversarial * seen
+        parts["adversarial"] = seen.mean().item()
+    weight = LOWEST_WEIGHT * (HIGHEST_WEIGHT / LOWEST_WEIGHT) ** batch.rate
     # Divided by the root of the weight, no rate drowns the others' gradients.
-    loss = ((bits + weight * distortion) / weight.sqrt()).mean()
-    return loss, parts | {"bpp_order0": order0.mean().item(), "bpp_context": context.mean().item()}
+    loss = ((batch.bits + weight * distortion) / weight.sqrt()).mean()
+    return loss, parts | {"bpp": batch.bits.mean().item()}
 
 
 @torch.inference_mode()
 def validate(codec: Codec, photos: Photos, lpips: Lpips, device: torch.device) -> dict[str, float]:
-    """Bits per pixel (order 0, context), PSNR and LPIPS on fixed crops at three rates, symbols rounded."""
+    """Bits per pixel, PSNR and LPIPS on fixed crops at three rates, symbols rounded."""
     pixels = photos.batch(16, 256, np.random.default_rng(1)).to(device)
     latent = codec.autoencoder.encoder(pixels)
     found: dict[str, float] = {}
@@ -133,8 +208,7 @@ def validate(codec: Codec, photos: Photos, lpips: Lpips, device: torch.device) -
         area = pixels.shape[2] * pixels.shape[3] * len(pixels)
         error = (output - pixels).square().mean((1, 2, 3))
         found |= {
-            f"val{level}_order0": codec.rate_model.factorized(symbols, rate).sum().item() / area,
-            f"val{level}_context": codec.rate_model.conditional(symbols, symbols, rate).sum().item() / area,
+            f"val{level}_bpp": codec.rate_model.bits(symbols, rate).sum().item() / area,
             f"val{level}_psnr": (-10 * torch.log10(error)).mean().item(),
             f"val{level}_lpips": lpips(output, pixels).mean().item(),
         }
@@ -156,16 +230,27 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--validation", type=Path, help="folder of photos for the log's validation figures")
     parser.add_argument("--metrics", type=Path, required=True, help="folder with LPIPS and DISTS weights")
     parser.add_argument("--run", type=Path, required=True, help="folder of the checkpoint and the log")
-    parser.add_argument("--init", type=Path, help="checkpoint whose weights a new run starts from")
+    parser.add_argument(
+        "--init", help="what a new run starts from: a latent space whose weights ship, or a run's folder"
+    )
+    parser.add_argument("--stretch", type=float, default=1.0, help="of the rates of --init: rate 1 becomes this one")
     parser.add_argument("--steps", type=int, default=13_000)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--crop", type=int, default=128)
-    parser.add_argument("--lr", type=float, default=8e-4)
-    parser.add_argument("--lpips-weight", type=float, default=1.5)
+    parser.add_argument("--lr", type=float, default=5e-4)
+    parser.add_argument("--lpips-weight", type=float, default=2.5)
     parser.add_argument("--dists-weight", type=float, default=1.0)
     parser.add_argument("--dists-from", type=float, default=0.6, help="part of the run after which DISTS counts")
-    parser.add_argument("--dists-crops", type=int, default=2, help="crops of each batch that DISTS sees")
-    parser.add_argument("--error-weight", type=float, default=0.001)
+    parser.add_argument("--dists-crops", type=int, default=1, help="crops of a batch that DISTS sees")
+    parser.add_argument("--dists-every", type=int, default=1, help="steps from one batch that DISTS sees to the next")
+    parser.add_argument(
+        "--rounded", type=float, default=0.3, help="last part of the run, with the context model rounded"
+    )
+    parser.add_argument(
+        "--decoder-only", action="store_true", help="leave encoder, steps and context model as they are"
+    )
+    parser.add_argument("--adversarial", type=float, default=0.0, help="weight of a discriminator's loss; 0: none")
+    parser.add_argument("--error-weight", type=float, default=0.0008)
     parser.add_argument("--perceptual-ramp", type=float, nargs=2, default=(0.03, 0.15), metavar=("START", "END"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--every", type=int, default=250, help="steps between checkpoints")
@@ -180,12 +265,21 @@ def main(arguments: list[str] | None = None) -> None:
     lpips = Lpips(options.metrics).to(device)
     dists = Dists(options.metrics).to(device) if options.dists_weight else None
 
-    codec = Codec().to(device)
+    if options.init is None:
+        codec = Codec()
+    elif options.init in {space.name for space in SPACES}:
+        codec = shipped(options.init, options.stretch)
+    else:
+        codec = read_codec(Path(options.init))
+    codec = codec.to(device)
     for parameter in codec.parameters():
         if parameter.ndim == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-    if options.init:
-        codec.load_state_dict(torch.load(options.init, map_location=device, weights_only=True)["codec"])
+    if options.decoder_only:
+        codec.requires_grad_(requires_grad=False)
+        codec.autoencoder.decoder.requires_grad_(requires_grad=True)
+    context = codec.rate_model.context
+    adversary = Adversary(device) if options.adversarial else None
     average = averaged(codec)
     optimizer = torch.optim.Adam(parameter_groups(codec), lr=options.lr, betas=(0.9, 0.99))
     checkpoint, step = options.run / "checkpoint.pt", 0
@@ -194,6 +288,8 @@ def main(arguments: list[str] | None = None) -> None:
         codec.load_state_dict(state["codec"])
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
+        if adversary is not None:
+            adversary.load_state_dict(state["adversary"])
         step = state["step"]
         print(f"going on from step {step}", flush=True)
 
@@ -204,7 +300,9 @@ def main(arguments: list[str] | None = None) -> None:
         torch.manual_seed(options.seed * 1_000_003 + step)
         pixels = photos.batch(options.batch, options.crop, generator).to(device, memory_format=torch.channels_last)
         rate = torch.from_numpy(generator.random(options.batch, dtype=np.float32)).to(device)
-        loss, parts = compute_loss(codec, pixels, rate, (lpips, dists), options, step / options.steps)
+        context.rounding.on = step >= (1 - options.rounded) * options.steps
+        batch = through(codec, pixels, rate, decoder_only=options.decoder_only)
+        loss, parts = compute_loss(batch, (lpips, dists), adversary, options, step)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(codec.parameters(), 1.0)
@@ -220,12 +318,17 @@ def main(arguments: list[str] | None = None) -> None:
             row: dict[str, float] = {"step": step, "seconds": time.monotonic() - started}
             row |= {name: float(np.mean([parts[name] for parts in history if name in parts])) for name in names}
             if held_out is not None:
-                row |= validate(cast("Codec", average.module), held_out, lpips, device)
+                mean = cast("Codec", average.module)
+                mean.rate_model.context.rounding.on = True
+                row |= validate(mean, held_out, lpips, device)
             state = {
                 "codec": codec.state_dict(),
                 "average": average.state_dict(),
                 "optimizer": optimizer.state_dict(),
                 "step": step,
+                "order": context.order.cpu(),
+                "exponent": torch.from_numpy(context.exponent),
+                "adversary": adversary.state_dict() if adversary is not None else None,
             }
             record(checkpoint, row, state)
             history = []
