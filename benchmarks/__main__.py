@@ -32,6 +32,9 @@ def main() -> None:
         metavar="MODEL:EFFORT:PAYLOAD",
         help="a variant of SDL, any part may be empty; may be repeated; default: the defaults of save",
     )
+    rd.add_argument(
+        "--formats", nargs="*", metavar="NAME", help="of others, as JPEG or 'JPEG XL'; default: all there are"
+    )
     rd.add_argument("--latents", type=Path, help="folder of an AutoencoderTiny: measure vaepack and vaezip on it")
     rd.add_argument("--limit", type=int, help="only the first photos")
     rd.add_argument("--restart", action="store_true", help="measure anew what an earlier run has measured")

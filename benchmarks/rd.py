@@ -139,15 +139,25 @@ def _refusal(codec: Codec) -> str | None:
     return None
 
 
-def available(sdl: Sequence[Format], latents: Path | None) -> tuple[list[Codec], dict[str, str]]:
+def available(
+    sdl: Sequence[Format], latents: Path | None, wanted: Sequence[str] | None = None
+) -> tuple[list[Codec], dict[str, str]]:
     """What can be measured here, and the reasons of what cannot.   sdl: variants; none for the defaults of `save`.
 
-    Raises SystemExit if a variant of SDL does not work: a wrong option, no weights.
+    wanted: names of formats of others; None for all.
+    Raises SystemExit for a format that there is none of, and if a variant of SDL does not work: a wrong option, no weights.
     """
     found: list[Codec] = []
     skipped: dict[str, str] = {}
-    for codec in (*(codec for codec in FORMATS if codec.pillow != "SDL"), *PLUGINS):
-        if reason := codec.missing():
+    others = [codec for codec in (*FORMATS, *PLUGINS) if codec.pillow != "SDL"]
+    names = [codec.name for codec in others]
+    if unknown := set(wanted or ()).difference(names):
+        msg = f"--formats {' '.join(sorted(unknown))}: there are {', '.join(names)}"
+        raise SystemExit(msg)
+    for codec in others:
+        if wanted is not None and codec.name not in wanted:
+            skipped[codec.name] = "--formats does not name it"
+        elif reason := codec.missing():
             skipped[codec.name] = reason
         else:
             found.append(codec)
@@ -182,12 +192,13 @@ def run(
     rates: Sequence[float],
     limit: int | None,
     sdl: Sequence[Format],
+    formats: Sequence[str] | None,
     latents: Path | None,
     restart: bool,
 ) -> None:
     """Measure, write `output`, a JSON file, and the plot next to it, and print the table."""
     paths = photos(images, limit, SMALLEST_SIDE)  # What MS-SSIM needs.
-    codecs, skipped = available(sdl, latents)
+    codecs, skipped = available(sdl, latents, formats)
     for name, reason in skipped.items():
         print(f"Without {name}: {reason}")
     # Neither the limit nor the command: they choose photos, and rows of the others stay good.

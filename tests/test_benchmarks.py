@@ -117,6 +117,17 @@ def test_a_format_that_fails_is_left_out_but_sdl_must_work(monkeypatch: pytest.M
         rd.available([sdl_variant("none")], None)
 
 
+def test_only_the_formats_that_are_named_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others are told of as left out; a name that is none is an error before hours of measuring."""
+    monkeypatch.setattr(rd, "PLUGINS", ())
+    codecs, skipped = rd.available([], None, ["WebP"])
+    assert [codec.name for codec in codecs] == ["WebP", "SDL"]
+    assert skipped["AVIF"] == "--formats does not name it"
+    assert [codec.name for codec in rd.available([], None, [])[0]] == ["SDL"]
+    with pytest.raises(SystemExit, match="--formats GIF: there are JPEG, WebP, AVIF"):
+        rd.available([], None, ["GIF", "AVIF"])
+
+
 def test_psnr_is_that_of_its_definition() -> None:
     """An error of one tenth everywhere is 20 dB."""
     x = torch.full((2, 3, 8, 8), 0.5)
