@@ -57,10 +57,10 @@ def versions() -> dict[str, str]:
     return found
 
 
-def command() -> str:
+def command(module: str = "benchmarks") -> str:
     """The command of this run.  Of paths only the last part: where they lie is nobody else's business."""
     arguments = [Path(text).name if "/" in text or "\\" in text else text for text in sys.argv[1:]]
-    return shlex.join(["python", "-m", "benchmarks", *arguments])
+    return shlex.join(["python", "-m", module, *arguments])
 
 
 def photos(folder: Path, limit: int | None, least: int = 1) -> list[Path]:

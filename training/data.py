@@ -27,16 +27,21 @@ def _load(path: Path, smallest: int) -> list[np.ndarray]:
     return found
 
 
+def paths_of(folder: Path) -> list[Path]:
+    """All photos below a folder, in the order in which training numbers them.  Raises FileNotFoundError for none."""
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in {".jpg", ".jpeg", ".png"})
+    if not paths:
+        msg = f"no .jpg or .png below {folder}"
+        raise FileNotFoundError(msg)
+    return paths
+
+
 class Photos:
     """All photos below a folder."""
 
     def __init__(self, folder: Path, crop: int) -> None:
-        paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in {".jpg", ".jpeg", ".png"})
-        if not paths:
-            msg = f"no .jpg or .png below {folder}"
-            raise FileNotFoundError(msg)
         with ThreadPoolExecutor(2) as pool:
-            loaded = pool.map(lambda path: _load(path, crop), paths)
+            loaded = pool.map(lambda path: _load(path, crop), paths_of(folder))
             self.photos = [sizes for sizes in loaded if sizes]
 
     def __len__(self) -> int:

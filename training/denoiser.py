@@ -31,6 +31,7 @@ from pillow_sdl.latent import palette
 from pillow_sdl.latent.spaces import WEIGHTS
 from pillow_sdl.models.denoiser import STEPS, Denoiser
 from pillow_sdl.models.store import tensor_hash
+from training.data import paths_of
 from training.latents import SCALES, middle
 from training.shipping import replace_once
 from training.train import learning_rate, record, running_mean
@@ -72,7 +73,7 @@ class Latents:
         self.palettes: dict[str, tuple[np.ndarray, float]] = {}
         self.photos: dict[str, np.ndarray] = {}
         if photos is not None:
-            found = sorted(path for path in photos.rglob("*") if path.suffix.lower() in {".jpg", ".jpeg", ".png"})
+            found = paths_of(photos)
             assert len(found) >= len(self.names), "these are not the photos of these latents"
             for index, (name, file) in enumerate(zip(self.names, found, strict=False)):
                 self.photos[name] = middle(file, crop, SCALES[index % len(SCALES)])

@@ -18,6 +18,8 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from training.data import paths_of
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -67,7 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--full", action="store_true", help="no smaller sizes: each photo as it is")
     parser.add_argument("--limit", type=int, help="photos to take")
     options = parser.parse_args(arguments)
-    paths = sorted(path for path in options.data.rglob("*") if path.suffix.lower() in {".jpg", ".jpeg", ".png"})
+    paths = paths_of(options.data)
     paths = paths[: options.limit]
     encode = encoder(options.space, options.model)
     latents: dict[str, np.ndarray] = {}

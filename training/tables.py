@@ -23,6 +23,7 @@ from tqdm import tqdm
 from pillow_sdl.latent.preview import BLOCK
 from pillow_sdl.latent.spaces import STEP_UNIT, WEIGHTS
 from training.context import OCTAVES
+from training.data import paths_of
 from training.latents import SCALES, middle
 from training.shipping import replace_once
 
@@ -69,7 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
     with np.load(options.latents) as archive:
         latents = {name: archive[name] for name in archive.files}
     # All paths, in the order of training.latents, which may have stopped before the end: it gives each its size.
-    paths = sorted(path for path in options.data.rglob("*") if path.suffix.lower() in {".jpg", ".jpeg", ".png"})
+    paths = paths_of(options.data)
     names = [path.relative_to(options.data).as_posix().replace("/", "_") for path in paths[: len(latents)]]
     assert names == list(latents), "these are not the latents of these photos"
     photos = (middle(path, CROP, SCALES[index % len(SCALES)]) for index, path in enumerate(paths[: len(latents)]))
