@@ -23,16 +23,22 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_wheel_has_the_network(wheel: Path) -> None:
-    """Weights, tables, their card, the types' marker; 16 MB at most, and 8 MB of denoiser; no tests and no training."""
+    """Weights, tables, their card, the types' marker; no tests and no training.
+
+    16 MB at most, and 8 MB of denoiser, and the network of before, for its files.
+    """
     names = set(zipfile.ZipFile(wheel).namelist())
-    weights = [f"weights/{name}.safetensors" for name in ("sdl1", "sdl1-tables", "sd1-denoiser")]
+    spaces = [f"{space}{part}" for space in ("sdl1", "sdl2") for part in ("", "-tables", "-context")]
+    weights = [f"weights/{name}.safetensors" for name in (*spaces, "sd1-denoiser")]
     for name in (*weights, "weights/README.md", "py.typed"):
         assert f"pillow_sdl/{name}" in names
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"pillow_sdl"}
     sizes = {info.filename: info.compress_size for info in zipfile.ZipFile(wheel).infolist()}
     denoiser = sizes["pillow_sdl/weights/sd1-denoiser.safetensors"]
     assert denoiser < 8e6
-    assert wheel.stat().st_size - denoiser < 16e6
+    before = sizes["pillow_sdl/weights/sdl1.safetensors"]
+    assert before < 15e6
+    assert wheel.stat().st_size - denoiser - before < 16e6
 
 
 def test_the_wheel_works_without_the_checkout(wheel: Path, tmp_path: Path) -> None:

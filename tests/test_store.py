@@ -268,7 +268,7 @@ def test_a_file_of_an_unknown_model_is_decoded_by_another(plain_file: bytes) -> 
 
 def test_a_model_is_looked_for_by_hash_first() -> None:
     """Then by latent space; without either the error names the file's model."""
-    assert store.choose(bytes.fromhex(CARD.hash), "sdl1") is CARD
+    assert store.choose(bytes.fromhex(CARD.hash), CARD.space) is CARD
     assert store.choose(bytes(16), "sdl1").space == "sdl1"
     with pytest.raises(ModelNotFoundError, match=bytes(16).hex()) as caught:
         store.choose(bytes(16), "sd1")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,15 +18,17 @@ from safetensors.numpy import load_file as numpy_file
 from safetensors.torch import save_file
 
 from benchmarks.metrics import Lpips
+from pillow_sdl import container
 from pillow_sdl.latent import context, entropy, quantize, spaces
 from pillow_sdl.latent.noise import Noise
 from pillow_sdl.models import cards, store
-from training import denoiser, latents, train
+from training import compare, denoiser, latents, manifest, train
 from training.discriminator import Adversary
 
 from . import images
 from .test_diffusion import tiny
 
+GRACE = Path(__file__).parent.parent / "docs" / "grace_hopper.jpg"
 LPIPS_SHAPES = {"conv0": (64, 3, 11), "conv1": (192, 64, 5), "conv2": (384, 192, 3), "conv3": (256, 384, 3)}
 LPIPS_SHAPES |= {"conv4": (256, 256, 3)}
 
@@ -120,7 +125,74 @@ def test_a_decoder_is_trained_against_a_discriminator_and_resumes(data: Path, tm
     assert not torch.equal(again.loss(output, latent), again.loss(output, -latent))
 
 
-@pytest.mark.parametrize("space", ["sdl1"])
+def test_a_folder_of_photos_is_held_to_its_list(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Origins and licences come from outside; a photo that is missing, another or more is told; none without a licence."""
+    folder, origins, listed = tmp_path / "train", tmp_path / "origins.csv", tmp_path / "manifest.csv"
+    (folder / "0").mkdir(parents=True)
+    for name in ("a", "b", "c"):
+        images.noise(20, 30, seed=ord(name)).save(folder / "0" / f"{name}.png")
+    lines = [f'train/0/{name}.png,"repository:path, {name}",{tier}' for name, tier in (("a", "P1"), ("b", "P2"))]
+    lines += ["validation/0/c.png,elsewhere,P1"]
+    origins.write_text("\n".join(["file,origin,tier", *lines]) + "\n")
+    write = ["--data", str(folder), "--origins", str(origins), "--output", str(listed)]
+    with pytest.raises(SystemExit, match=r"no licence for 0/c\.png"):
+        manifest.main(write)
+    (folder / "0" / "c.png").rename(tmp_path / "c.png")
+    manifest.main(write)
+    _, *rows = csv.reader(listed.read_text("utf-8").splitlines())
+    digest = hashlib.sha256((folder / "0" / "a.png").read_bytes()).hexdigest()
+    assert rows[0] == ["0/a.png", "20", "30", digest, "repository:path, a", "open"]
+    assert [row[-1] for row in rows] == ["open", "terms"]
+
+    check = ["--data", str(folder), "--check", str(listed)]
+    with pytest.raises(SystemExit) as caught:
+        manifest.main(check)
+    assert caught.value.code == 0
+    (tmp_path / "c.png").rename(folder / "0" / "c.png")
+    (folder / "0" / "b.png").unlink()
+    images.noise(20, 30, seed=9).save(folder / "0" / "a.png")
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as caught:
+        manifest.main(check)
+    assert caught.value.code == 1
+    told = capsys.readouterr().out.splitlines()
+    assert told == ["0/b.png: not in the folder", "0/c.png: not in the list", "0/a.png: another file"]
+
+
+def test_runs_are_compared_on_photos(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The figures of a space that ships are those of its files: bytes, and PSNR of what Pillow opens."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    photo = Image.open(GRACE).crop((100, 100, 260, 228))
+    photo.save(photos / "a.png")
+    Image.open(GRACE).crop((0, 0, 200, 200)).save(photos / "b.png")
+    train.main(arguments(data, tmp_path / "run"))
+    monkeypatch.setattr(compare, "Dists", Lpips)  # VGG-16 is too much for a test
+    places = ["--photos", str(photos), "--metrics", str(data), "--output", str(tmp_path / "found.json")]
+    runs = ["--run", str(tmp_path / "run"), "sdl1"]
+    compare.main([*places, *runs, "--limit", "1", "--rates", "0.4", "0.8", "--crop", "160"])
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["photos"] == 1
+    assert [(mean["run"], mean["rate"]) for mean in found["means"]] == [
+        (n, r) for n in ("run", "sdl1") for r in (0.4, 0.8)
+    ]
+    random, ours = (next(mean for mean in found["means"] if mean["run"] == name) for name in ("run", "sdl1"))
+    assert random["psnr"] < ours["psnr"]
+    # Effort 0 rounds, as training does.
+    written = images.saved(photo, model="sdl1", quality=40, effort=0, payload="range")
+    file = container.read(io.BytesIO(written))
+    assert abs(file.header.rate - 0.4 * 255) <= 1
+    payload = file.get(container.Name.LATENT)
+    assert payload is not None
+    assert 8 * len(payload) / (160 * 128) == pytest.approx(ours["bpp"], rel=0.03)
+    assert ours["float_bpp"] == pytest.approx(ours["bpp"], rel=0.05)
+    error = np.asarray(images.opened(written)).astype(float) - np.asarray(photo)
+    assert -10 * np.log10(np.square(error / 255).mean()) == pytest.approx(ours["psnr"], abs=0.1)
+    with pytest.raises(FileNotFoundError, match=r"no .jpg or .png"):
+        compare.crops(tmp_path / "run", 64, None)
+
+
+@pytest.mark.parametrize("space", ["sdl1", "sdl2"])
 def test_training_goes_on_from_what_ships(space: str) -> None:
     """The trainable codec of a space gives the integer table, the symbols and the pixels of the one in the package."""
     codec = train.shipped(space)

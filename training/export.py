@@ -89,7 +89,7 @@ def main(arguments: list[str] | None = None) -> None:
     registry, cards = root / "spec/registry.md", root / "pillow_sdl/models/cards.py"
     replace_once(cards, rf'(space="{space}",.*?hash=")[^"]*', found)
     replace_once(cards, rf'(space="{space}",.*?sha256=")[^"]*', digests[space])
-    replace_once(registry, rf"(\| \w+ \| {space} \| )[^ ]*", found)
+    replace_once(registry, rf"(\| [a-z]\w* \| {space} \| )[^ ]*", found)
     for name in (f"{space}-tables", f"{space}-context"):
         replace_once(registry, rf"({name}\.safetensors` \| )[^ ]*", digests[name])
     tables = root / "pillow_sdl/latent/spaces.py"

@@ -125,8 +125,15 @@ SPACES: Final = (
         factor=16,
         tables_sha256="546f4265c45cd3899b516dd2f45055035a9139c208d5d503284a7d6eb9729d36",
     ),
+    LatentSpace(
+        code=17,
+        name="sdl2",
+        channels=96,
+        factor=16,
+        tables_sha256="ddf2eb676f7b77208b060b8064587e667f2756d1816778f2dc46eb22804cac99",
+    ),
 )
-"""In the order of spec/registry.md.  1 to 4: Stable Diffusion 1 and 2, SDXL, Stable Diffusion 3, FLUX.1; 16: ours."""
+"""In the order of spec/registry.md.  1 to 4: Stable Diffusion 1 and 2, SDXL, Stable Diffusion 3, FLUX.1; 16, 17: ours."""
 
 
 def by_code(code: int) -> LatentSpace:

@@ -88,6 +88,16 @@ def _kl(
 CARDS: Final = (
     ModelCard(
         name="embedded",
+        space="sdl2",
+        architecture="embedded",
+        hash="b4d1aa21d4533ca30028b1b8c195e11f",
+        file="sdl2.safetensors",
+        sha256="a2f4b55e0b8c0c15caa660ec1486b0631bee468ae68c24e2a2fc3168c5fd7bc7",
+        licence="Apache-2.0",
+    ),
+    # The first one, whose files go on to be decoded.
+    ModelCard(
+        name="sdl1",
         space="sdl1",
         architecture="embedded",
         hash="bc14ddba3561fe07277e53134a2858b5",

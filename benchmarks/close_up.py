@@ -1,0 +1,62 @@
+"""What goes wrong at low rates, close to: `python -m benchmarks.close_up -o docs/close_up.png`.
+
+A face, decorations of a few pixels, and printed text, as they are and as .sdl at two rates, enlarged without smoothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+import pillow_sdl  # noqa: F401  registers the format
+from benchmarks.side_by_side import PHOTO, compose
+
+RATES = (0.25, 0.1)
+"""Bits per pixel of whole files."""
+
+SIDE = 112
+ENLARGED = 3
+CROPS = ((250, 130), (384, 430))
+"""Left and top of the crops of the portrait."""
+
+TEXT = "These letters are eleven\npixels high. Read them in\nthe picture beside: what\nyou see there is a guess,\n1847 may be 1347, and\nno one will tell you."
+
+
+def page() -> Image.Image:
+    """Black text on white, 384 x 384, of which the crop shows the beginning."""
+    image = Image.new("RGB", (384, 384), "white")
+    draw = ImageDraw.Draw(image)
+    for top in range(8, 384, 104):
+        for left in (8, 200):
+            draw.multiline_text((left, top), TEXT, "black", ImageFont.load_default(11), spacing=5)
+    return image
+
+
+def coded(image: Image.Image, rate: float) -> Image.Image:
+    """The picture after a file of that many bits per pixel."""
+    file = io.BytesIO()
+    image.save(file, "SDL", target_bytes=round(rate * image.width * image.height / 8))
+    return Image.open(file).convert("RGB")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.close_up", description=__doc__)
+    parser.add_argument("-o", "--output", type=Path, required=True, help="the picture that is written")
+    options = parser.parse_args()
+    with Image.open(PHOTO) as source:
+        portrait = source.convert("RGB")
+    panels = []
+    for image, places in ((portrait, CROPS), (page(), ((4, 4),))):
+        versions = [("original", image), *((f"{rate} bits per pixel", coded(image, rate)) for rate in RATES)]
+        for left, top in places:
+            for text, version in versions:
+                crop = version.crop((left, top, left + SIDE, top + SIDE))
+                panels.append((text, crop.resize((ENLARGED * SIDE, ENLARGED * SIDE), Image.Resampling.NEAREST)))
+    compose(panels, 1 + len(RATES)).save(options.output, optimize=True)
+
+
+if __name__ == "__main__":
+    main()
