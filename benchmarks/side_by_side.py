@@ -35,7 +35,7 @@ def compose(panels: list[tuple[str, Image.Image]], columns: int) -> Image.Image:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/demo", description=__doc__)
     parser.add_argument("photo", type=Path, nargs="?", default=PHOTO, help="default: a portrait in the public domain")
-    parser.add_argument("-q", "--quality", type=int, default=35, help="of the .sdl file, 0 to 100")
+    parser.add_argument("-q", "--quality", type=int, default=24, help="of the .sdl file, 0 to 100")
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("side_by_side.png"), help="the picture that is written"
     )
