@@ -261,7 +261,8 @@ def test_a_checkpoint_becomes_weights_tables_and_hashes(
     decoder = {n.removeprefix("decoder."): t for n, t in tensors.items() if n.startswith("decoder.")}
     found = store.tensor_hash(decoder).hex()
     assert f'hash="{found}"' in (root / "pillow_sdl/models/cards.py").read_text()
-    assert f"| sdl1 | {found} |" in registry
+    assert f"| sdl1 | sdl1 | {found} |" in registry
+    assert "| 16 | sdl1 | 96 | 16 |" in registry
     tables = numpy_file(shelf / "sdl1-tables.safetensors")
     assert tables["log2_steps"].dtype == np.int16
     assert tables["log2_steps"].shape[1] == spaces.by_name("sdl1").channels
