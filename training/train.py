@@ -50,6 +50,11 @@ GROUPS = (4, 8, 12, 24, 24, 24)
 """Channels of the context model's groups; its hidden layers have 64 and 32 values."""
 
 
+def context_model(order: np.ndarray, deviation: np.ndarray) -> ContextModel:
+    """The embedded space's twin of a context model, untrained.   order, deviation: of its channels (SPEC 8.6.3)."""
+    return ContextModel(order, list(GROUPS), deviation, [64, 32], window=1, reach=2)
+
+
 class Codec(nn.Module):
     """All that is trained together."""
 
@@ -59,8 +64,7 @@ class Codec(nn.Module):
         self.autoencoder = EmbeddedAutoencoder()
         if rate_model is None:
             ramp = torch.linspace(2.0, -1.5, KNOTS)[:, None].expand(KNOTS, LATENT_CHANNELS)
-            order, deviation = np.arange(LATENT_CHANNELS), np.ones(LATENT_CHANNELS)
-            rate_model = RateModel(ramp, ContextModel(order, list(GROUPS), deviation, [64, 32], window=1, reach=2))
+            rate_model = RateModel(ramp, context_model(np.arange(LATENT_CHANNELS), np.ones(LATENT_CHANNELS)))
         self.rate_model = rate_model
 
 
@@ -85,18 +89,13 @@ def shipped(space: str, stretch: float = 1.0) -> Codec:
 def read_codec(run: Path) -> Codec:
     """The running mean of a checkpoint's weights."""
     state = torch.load(run / "checkpoint.pt", map_location="cpu", weights_only=True)
-    codec = Codec(blank(state["order"].numpy(), state["exponent"].numpy()))
+    deviation = UNIT / np.exp2(state["exponent"].numpy() / 256)
+    context = context_model(state["order"].numpy(), deviation)
+    codec = Codec(RateModel(torch.zeros(KNOTS, LATENT_CHANNELS), context))
     average = averaged(codec)
     average.load_state_dict(state["average"])
     print(f"checkpoint of step {state['step']}")
     return cast("Codec", average.module).eval()
-
-
-def blank(order: np.ndarray, exponent: np.ndarray) -> RateModel:
-    """A rate model to load a checkpoint into.   order, exponent: of its context model (SPEC 8.6.3)."""
-    deviation = UNIT / np.exp2(exponent / 256)
-    context = ContextModel(order, list(GROUPS), deviation, [64, 32], window=1, reach=2)
-    return RateModel(torch.zeros(KNOTS, LATENT_CHANNELS), context)
 
 
 def ramp(progress: float, start: float, end: float) -> float:

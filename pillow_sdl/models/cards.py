@@ -58,6 +58,19 @@ class ModelCard:
     unet: UNetCard | None = None
 
 
+def _ours(name: str, space: str, hash: str, sha256: str) -> ModelCard:  # noqa: A002  the card's own word
+    """A network of this project's, whose weights are in the package."""
+    return ModelCard(
+        name=name,
+        space=space,
+        architecture="embedded",
+        hash=hash,
+        file=f"{space}.safetensors",
+        sha256=sha256,
+        licence="Apache-2.0",
+    )
+
+
 def _tiny(name: str, space: str, revision: str, sha256: str) -> ModelCard:
     """O. Boer Bohan's tiny autoencoders: near to the large ones' pictures, in a hundredth of their time."""
     return ModelCard(
@@ -86,24 +99,14 @@ def _kl(
 
 
 CARDS: Final = (
-    ModelCard(
-        name="embedded",
-        space="sdl2",
-        architecture="embedded",
-        hash="b4d1aa21d4533ca30028b1b8c195e11f",
-        file="sdl2.safetensors",
+    _ours(
+        "embedded", space="sdl2", hash="b4d1aa21d4533ca30028b1b8c195e11f",
         sha256="a2f4b55e0b8c0c15caa660ec1486b0631bee468ae68c24e2a2fc3168c5fd7bc7",
-        licence="Apache-2.0",
     ),
     # The first one, whose files go on to be decoded.
-    ModelCard(
-        name="sdl1",
-        space="sdl1",
-        architecture="embedded",
-        hash="bc14ddba3561fe07277e53134a2858b5",
-        file="sdl1.safetensors",
+    _ours(
+        "sdl1", space="sdl1", hash="bc14ddba3561fe07277e53134a2858b5",
         sha256="e8848fb1431dd83deb9b818bf205d37bff51f71a096e17e61ce36e9e8ea41a14",
-        licence="Apache-2.0",
     ),
     _tiny("taesd", "sd1", "614f76814bbe30edbe2e627ace1c2234c81a2c0e", "db169d69145ec4ff064e49d99c95fa05d3eb04ee453de35824a6d0f325513549"),
     _tiny("taesdxl", "sdxl", "b20258aaef75ef61e659c1e0f14f251cf0ad153e", "ff4824aca94dd6111e0340fa749347fb74101060d9712cb5ef1ca8f1cf17502f"),
