@@ -104,7 +104,8 @@ def test_a_decode_in_tiles_is_a_decode_in_one_piece(
 def test_margins_cover_the_receptive_fields() -> None:
     """A change of one position reaches no further than the margins say, and the test would see it if it did."""
     model = store.load(CARD)
-    length = 2 * max(embedded.ENCODER_MARGIN, embedded.DECODER_MARGIN) + 21
+    assert isinstance(model, embedded.EmbeddedModel)
+    length = 2 * max(embedded.ENCODER_MARGIN, model.decoder_margin) + 21
     middle = length // 2
     latent = np.random.default_rng(0).normal(0, 1, (96, 1, length)).astype(np.float32)
     changed = latent.copy()
@@ -112,8 +113,8 @@ def test_margins_cover_the_receptive_fields() -> None:
     differs = model.decode(latent, 128).astype(int) != model.decode(changed, 128).astype(int)
     reached = np.flatnonzero(differs.any((0, 2))) // 16
     assert middle in reached
-    assert middle - embedded.DECODER_MARGIN <= reached.min()
-    assert reached.max() <= middle + embedded.DECODER_MARGIN
+    assert middle - model.decoder_margin <= reached.min()
+    assert reached.max() <= middle + model.decoder_margin
 
     pixels = np.asarray(images.noise(16 * length, 16)).copy()
     before = model.encode(pixels)

@@ -21,8 +21,8 @@ from benchmarks.metrics import Lpips
 from pillow_sdl import container
 from pillow_sdl.latent import context, entropy, quantize, spaces
 from pillow_sdl.latent.noise import Noise
-from pillow_sdl.models import cards, store
-from training import compare, denoiser, latents, manifest, train
+from pillow_sdl.models import cards, embedded, store
+from training import architecture, compare, denoise_or_decode, denoiser, latents, manifest, muon, train
 from training.discriminator import Adversary
 
 from . import images
@@ -225,6 +225,104 @@ def test_training_goes_on_from_what_ships(space: str) -> None:
     widest = wide.rate_model.log2_steps.detach().numpy()
     np.testing.assert_allclose(widest[0], knots[0], atol=1e-5)
     np.testing.assert_allclose(widest[-1], knots[-1] + 0.25 * 7 * (knots[-1] - knots[-2]), atol=1e-4)
+
+
+def test_a_decoder_grows_without_a_change_of_its_pictures() -> None:
+    """New blocks do nothing until they are trained, and get gradients; none can be taken away."""
+    decoder = train.shipped("sdl1").autoencoder.decoder
+    larger = train.grown(decoder, (5, 3, 4, 3))
+    latent, rate = torch.randn(2, 96, 4, 6, generator=torch.Generator().manual_seed(0)), torch.tensor([0.2, 0.9])
+    torch.testing.assert_close(larger(latent, rate), decoder(latent, rate), rtol=0, atol=0)
+    larger(latent, rate).square().sum().backward()
+    added = [layer for place, layer in train.by_place(larger).items() if place not in train.by_place(decoder)]
+    assert len(added) == 4
+    for layer in added:
+        assert isinstance(layer, embedded.Block)
+        assert layer.conv2.weight.grad is not None
+        assert layer.conv2.weight.grad.abs().max() > 0
+    with pytest.raises(AssertionError, match="more than one of"):
+        train.grown(larger, (4, 3, 4, 3))
+
+
+def test_a_run_with_a_larger_decoder_is_read_back(data: Path, tmp_path: Path) -> None:
+    """Its shape comes from the weights, and training goes on from the checkpoint."""
+    more = ("--init", "sdl1", "--decoder-blocks", "4", "3", "4", "2", "--muon", "4")
+    train.main(arguments(data, tmp_path / "run", *more))
+    codec = train.read_codec(tmp_path / "run")
+    assert codec.autoencoder.decoder.blocks == (4, 3, 4, 2)
+    train.main(arguments(data, tmp_path / "run", *more, "--steps", "6"))
+    assert len((tmp_path / "run" / "log.txt").read_text().splitlines()) == 3
+    # So does the network in the package.
+    tensors = {name: tensor.numpy() for name, tensor in codec.autoencoder.state_dict().items()}
+    model = embedded.EmbeddedModel(tensors, "cpu", "")
+    assert model.decoder_margin == embedded.decoder_margin((4, 3, 4, 2))
+    latent = np.random.default_rng(0).normal(size=(96, 2, 3)).astype(np.float32)
+    assert model.decode(latent, 128).shape == (32, 48, 3)
+
+
+def test_muon_makes_updates_orthogonal() -> None:
+    """Singular values near 1, rows or columns; the step has the size that was asked for, whatever the gradient's."""
+    generator = torch.Generator().manual_seed(0)
+    for rows, columns in ((6, 40), (40, 6)):
+        matrices = torch.randn(3, rows, columns, generator=generator) * 1e-4
+        values = torch.linalg.svdvals(muon.orthogonal(matrices))
+        assert values.min() > 0.6
+        assert values.max() < 1.3
+    network = torch.nn.Sequential(torch.nn.Conv2d(8, 16, 3), torch.nn.Flatten(), torch.nn.Linear(16, 4))
+    before = [parameter.detach().clone() for parameter in network.parameters()]
+    found = muon.optimizers(network, 1e-3, 4.0)
+    for parameter in network.parameters():
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+    muon.step(found, 1e-3)
+    moved = [
+        (now.detach() - was).square().mean().sqrt().item()
+        for now, was in zip(network.parameters(), before, strict=True)
+    ]
+    # 0.2 of 4 times the rate for the convolution's weights, about; Adam's first step is the rate, of what is no matrix.
+    assert moved[0] == pytest.approx(0.2 * 4e-3, rel=0.2)
+    assert moved[1:] == pytest.approx([1e-3] * 3, rel=0.01)
+    assert [type(optimizer) for optimizer in muon.optimizers(network, 1e-3, 0.0)] == [torch.optim.Adam]
+
+
+def test_shapes_of_decoders_are_compared(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every shape trains and is judged; a run that was broken off goes on with the next shape."""
+    monkeypatch.setattr(architecture, "Dists", Lpips)  # VGG-16 is too much for a test
+    names = [shape.name for shape in architecture.SHAPES]
+    assert len(set(names)) == len(names)
+    output = tmp_path / "found.json"
+    fixed = ["--data", str(data), "--validation", str(data), "--metrics", str(data), "--output", str(output)]
+    fixed += ["--steps", "2", "--batch", "1", "--limit", "1", "--only"]
+    architecture.main([*fixed, "as sdl2"])
+    first = json.loads(output.read_text())["rows"]
+    architecture.main([*fixed, "as sdl2", "depthwise", "attention"])
+    rows = json.loads(output.read_text())["rows"]
+    assert rows[:1] == first
+    assert [row["shape"]["name"] for row in rows] == ["as sdl2", "depthwise", "attention"]
+    decoder = train.shipped("sdl2").autoencoder.decoder
+    assert rows[0]["parameters"] == sum(parameter.numel() for parameter in decoder.parameters())
+    for row in rows:
+        assert [mean["rate"] for mean in row["float32"]] == list(architecture.RATES)
+        assert all(0 < mean["lpips"] < 5 and 0 < mean["psnr"] < 40 for mean in row["float32"])
+    assert rows[0]["float16"][0]["psnr"] == pytest.approx(rows[0]["float32"][0]["psnr"], abs=0.05)
+
+
+def test_a_denoiser_is_weighed_against_a_larger_decoder(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both have as many parameters, about, and start from the pictures of the decoder that ships."""
+    monkeypatch.setattr(denoise_or_decode, "Dists", Lpips)
+    output = tmp_path / "found.json"
+    fixed = ["--data", str(data), "--validation", str(data), "--metrics", str(data), "--output", str(output)]
+    denoise_or_decode.main(
+        [*fixed, *["--steps", "1", "--denoiser-steps", "12", "--batch", "1", "--limit", "1", "--lr", "1e-9"]]
+    )
+    before, control, blocks, denoiser = json.loads(output.read_text())["rows"]
+    assert [row["name"] for row in (control, blocks, denoiser)] == ["as it is", "blocks", "denoiser"]
+    assert denoiser["parameters"] == pytest.approx(blocks["parameters"], rel=0.02)
+    assert 0.5 < denoiser["latent_error_share"] < 1.5
+    for row in (control, blocks, denoiser):
+        for then, now in zip(before["means"], row["means"], strict=True):
+            assert now["psnr"] == pytest.approx(then["psnr"], abs=0.01)
 
 
 def test_training_changes_every_network(data: Path, tmp_path: Path) -> None:

@@ -30,7 +30,16 @@ from torch import Tensor, nn
 
 from benchmarks.metrics import Dists, Lpips
 from pillow_sdl.latent.spaces import SPACES, WEIGHTS
-from pillow_sdl.models.embedded import LATENT_CHANNELS, EmbeddedAutoencoder
+from pillow_sdl.models.embedded import (
+    DECODER_BLOCKS,
+    LATENT_CHANNELS,
+    Block,
+    Decoder,
+    DecoderBlocks,
+    EmbeddedAutoencoder,
+    blocks_of,
+)
+from training import muon
 from training.context import UNIT, ContextModel
 from training.data import Photos
 from training.discriminator import Adversary
@@ -58,14 +67,40 @@ def context_model(order: np.ndarray, deviation: np.ndarray) -> ContextModel:
 class Codec(nn.Module):
     """All that is trained together."""
 
-    def __init__(self, rate_model: RateModel | None = None) -> None:
+    def __init__(self, rate_model: RateModel | None = None, decoder_blocks: DecoderBlocks = DECODER_BLOCKS) -> None:
         """rate_model: to go on from; a new one has steps of 4 to 0.35 and channels in the order of their numbers."""
         super().__init__()
-        self.autoencoder = EmbeddedAutoencoder()
+        self.autoencoder = EmbeddedAutoencoder(decoder_blocks)
         if rate_model is None:
             ramp = torch.linspace(2.0, -1.5, KNOTS)[:, None].expand(KNOTS, LATENT_CHANNELS)
             rate_model = RateModel(ramp, context_model(np.arange(LATENT_CHANNELS), np.ones(LATENT_CHANNELS)))
         self.rate_model = rate_model
+
+
+def by_place(decoder: Decoder) -> dict[tuple[int, int], nn.Module]:
+    """Its layers by (others than blocks up to it, blocks since the last of those)."""
+    found: dict[tuple[int, int], nn.Module] = {}
+    others = blocks = 0
+    for layer in decoder.layers:
+        others, blocks = (others, blocks + 1) if isinstance(layer, Block) else (others + 1, 0)
+        found[others, blocks] = layer
+    return found
+
+
+def grown(decoder: Decoder, blocks: DecoderBlocks) -> Decoder:
+    """A copy of a decoder with more blocks at the end of each size, which change nothing until they are trained."""
+    larger = Decoder(blocks)
+    larger.rate.load_state_dict(decoder.rate.state_dict())
+    old = by_place(decoder)
+    for place, layer in by_place(larger).items():
+        if place in old:
+            layer.load_state_dict(old.pop(place).state_dict())
+        else:
+            assert isinstance(layer, Block)
+            nn.init.zeros_(layer.conv2.weight)
+            nn.init.zeros_(cast("Tensor", layer.conv2.bias))
+    assert not old, f"a decoder of {decoder.blocks} blocks has more than one of {blocks}"
+    return larger
 
 
 def shipped(space: str, stretch: float = 1.0) -> Codec:
@@ -74,8 +109,9 @@ def shipped(space: str, stretch: float = 1.0) -> Codec:
     stretch: what becomes rate u was rate stretch * u, for a wider range of rates.
     """
     tables = load_numpy(WEIGHTS / f"{space}-tables.safetensors")["log2_steps"]
-    codec = Codec(RateModel.from_tables(tables, load_numpy(WEIGHTS / f"{space}-context.safetensors"), stretch))
     tensors = load_numpy(WEIGHTS / f"{space}.safetensors")
+    rate_model = RateModel.from_tables(tables, load_numpy(WEIGHTS / f"{space}-context.safetensors"), stretch)
+    codec = Codec(rate_model, blocks_of(tensors))
     codec.autoencoder.load_state_dict({name: torch.from_numpy(tensor).float() for name, tensor in tensors.items()})
     # The decoder's view of the rate, 2 u - 1, is stretched with it.
     first = codec.autoencoder.decoder.rate[0]
@@ -91,7 +127,8 @@ def read_codec(run: Path) -> Codec:
     state = torch.load(run / "checkpoint.pt", map_location="cpu", weights_only=True)
     deviation = UNIT / np.exp2(state["exponent"].numpy() / 256)
     context = context_model(state["order"].numpy(), deviation)
-    codec = Codec(RateModel(torch.zeros(KNOTS, LATENT_CHANNELS), context))
+    stored = {name.removeprefix("module.autoencoder."): tensor for name, tensor in state["average"].items()}
+    codec = Codec(RateModel(torch.zeros(KNOTS, LATENT_CHANNELS), context), blocks_of(stored))
     average = averaged(codec)
     average.load_state_dict(state["average"])
     print(f"checkpoint of step {state['step']}")
@@ -105,16 +142,20 @@ def ramp(progress: float, start: float, end: float) -> float:
 
 def learning_rate(step: int, steps: int, peak: float) -> float:
     """Linear warm-up, then half a cosine down to a fiftieth of the peak."""
-    if step < WARM_UP:
-        return peak * (step + 1) / WARM_UP
+    warm_up = min(WARM_UP, steps // 10)
+    if step < warm_up:
+        return peak * (step + 1) / warm_up
     return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps))))
 
 
-def parameter_groups(codec: Codec) -> list[dict[str, Any]]:
-    """Parameters for the optimiser: networks, and the steps, which are logarithms and have further to go."""
-    steps = codec.rate_model.log2_steps
-    networks = [parameter for parameter in codec.parameters() if parameter is not steps]
-    return [{"params": networks, "factor": 1.0}, {"params": [steps], "factor": 10.0}]
+def optimizers_of(codec: Codec, options: argparse.Namespace) -> list[torch.optim.Optimizer]:
+    """For all parameters; the steps are logarithms and have further to go."""
+    rate_model = codec.rate_model
+    more = [
+        {"params": list(rate_model.context.parameters()), "factor": 1.0},
+        {"params": [rate_model.log2_steps], "factor": 10.0},
+    ]
+    return muon.optimizers(codec.autoencoder, options.lr, options.muon, more)
 
 
 @torch.no_grad()
@@ -237,6 +278,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--crop", type=int, default=128)
     parser.add_argument("--lr", type=float, default=5e-4)
+    parser.add_argument(
+        "--muon", type=float, default=0.0, help="Muon for the autoencoder's convolutions, at this times --lr; 0: Adam"
+    )
     parser.add_argument("--lpips-weight", type=float, default=2.5)
     parser.add_argument("--dists-weight", type=float, default=1.0)
     parser.add_argument("--dists-from", type=float, default=0.6, help="part of the run after which DISTS counts")
@@ -247,6 +291,12 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument(
         "--decoder-only", action="store_true", help="leave encoder, steps and context model as they are"
+    )
+    parser.add_argument(
+        "--decoder-blocks",
+        type=int,
+        nargs=4,
+        help="residual blocks at 1/16, 1/8, 1/4 and 1/2, at least those of --init; new ones change nothing at first",
     )
     parser.add_argument("--adversarial", type=float, default=0.0, help="weight of a discriminator's loss; 0: none")
     parser.add_argument("--error-weight", type=float, default=0.0008)
@@ -270,6 +320,8 @@ def main(arguments: list[str] | None = None) -> None:
         codec = shipped(options.init, options.stretch)
     else:
         codec = read_codec(Path(options.init))
+    if options.decoder_blocks is not None:
+        codec.autoencoder.decoder = grown(codec.autoencoder.decoder, tuple(options.decoder_blocks))
     codec = codec.to(device)
     for parameter in codec.parameters():
         if parameter.ndim == 4:
@@ -280,13 +332,14 @@ def main(arguments: list[str] | None = None) -> None:
     context = codec.rate_model.context
     adversary = Adversary(device) if options.adversarial else None
     average = averaged(codec)
-    optimizer = torch.optim.Adam(parameter_groups(codec), lr=options.lr, betas=(0.9, 0.99))
+    optimizers = optimizers_of(codec, options)
     checkpoint, step = options.run / "checkpoint.pt", 0
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=device, weights_only=True)
         codec.load_state_dict(state["codec"])
         average.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
+        for optimizer, kept in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(kept)
         if adversary is not None:
             adversary.load_state_dict(state["adversary"])
         step = state["step"]
@@ -302,13 +355,11 @@ def main(arguments: list[str] | None = None) -> None:
         context.rounding.on = step >= (1 - options.rounded) * options.steps
         batch = through(codec, pixels, rate, decoder_only=options.decoder_only)
         loss, parts = compute_loss(batch, (lpips, dists), adversary, options, step)
-        optimizer.zero_grad(set_to_none=True)
+        codec.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(codec.parameters(), 1.0)
-        for group in optimizer.param_groups:
-            group["lr"] = group["factor"] * learning_rate(step, options.steps, options.lr)
         if torch.isfinite(norm):
-            optimizer.step()
+            muon.step(optimizers, learning_rate(step, options.steps, options.lr))
             average.update_parameters(codec)
         step += 1
         history.append(parts | {"loss": loss.item(), "norm": norm.item()})
@@ -323,7 +374,7 @@ def main(arguments: list[str] | None = None) -> None:
             state = {
                 "codec": codec.state_dict(),
                 "average": average.state_dict(),
-                "optimizer": optimizer.state_dict(),
+                "optimizers": [optimizer.state_dict() for optimizer in optimizers],
                 "step": step,
                 "order": context.order.cpu(),
                 "exponent": torch.from_numpy(context.exponent),

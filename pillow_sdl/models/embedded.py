@@ -13,7 +13,7 @@
 The encoder does not know the rate: one latent serves every quality, and quantising it is the business of
 `pillow_sdl.latent`.  The decoder is told the rate, so that it knows how much noise the quantiser added.
 Both are free of normalisation over space, so what a pixel becomes depends on a bounded neighbourhood
-(`ENCODER_MARGIN`, `DECODER_MARGIN`), which is what makes overlapped tiles exact.
+(`ENCODER_MARGIN`, `decoder_margin`), which is what makes overlapped tiles exact.
 
 Source: our own; blocks after He et al. 2016 (arXiv 1512.03385), sub-pixel convolution after Shi et al. 2016
 (arXiv 1609.05158).  Imports torch at its top: only `models.store` imports this module.
@@ -21,7 +21,9 @@ Source: our own; blocks after He et al. 2016 (arXiv 1512.03385), sub-pixel convo
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+import math
+import re
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +43,11 @@ FACTOR: Final = 16
 """Pixels per latent position, on each axis."""
 
 RATE_FEATURES: Final = 32
+
+DecoderBlocks: TypeAlias = tuple[int, int, int, int]
+"""Residual blocks of a decoder at 1/16, 1/8, 1/4 and 1/2 of the size."""
+
+DECODER_BLOCKS: Final[DecoderBlocks] = (4, 3, 3, 1)
 
 
 class Block(nn.Module):
@@ -88,8 +95,9 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Latent (B, 96, h, w) and rate (B,) in 0..1 -> pixels (B, 3, 16h, 16w), about 0..1, not clipped."""
 
-    def __init__(self, blocks: tuple[int, int, int, int] = (4, 3, 3, 1)) -> None:
+    def __init__(self, blocks: DecoderBlocks = DECODER_BLOCKS) -> None:
         super().__init__()
+        self.blocks = blocks
         at16, at8, at4, at2 = blocks
         self.rate = nn.Sequential(
             nn.Linear(1, RATE_FEATURES), nn.LeakyReLU(0.1), nn.Linear(RATE_FEATURES, RATE_FEATURES)
@@ -124,15 +132,27 @@ class Decoder(nn.Module):
 class EmbeddedAutoencoder(nn.Module):
     """Encoder and decoder together, as they are trained and stored."""
 
-    def __init__(self) -> None:
+    def __init__(self, decoder_blocks: DecoderBlocks = DECODER_BLOCKS) -> None:
         super().__init__()
         self.encoder = Encoder()
-        self.decoder = Decoder()
+        self.decoder = Decoder(decoder_blocks)
 
 
 ENCODER_MARGIN: Final = 11
-DECODER_MARGIN: Final = 14
-"""Latent positions that the networks see on each side of one: half their receptive fields, rounded up."""
+"""Latent positions that the encoder sees on each side of one: half its receptive field, rounded up."""
+
+
+def decoder_margin(blocks: DecoderBlocks) -> int:
+    """Latent positions that a decoder sees on each side of one: half its receptive field, rounded up."""
+    at16, at8, at4, at2 = blocks
+    # Each block has two 3x3 convolutions; there is one more before them all and one after, at half of the size.
+    return 1 + 2 * at16 + math.ceil((4 * 2 * at8 + 2 * 2 * at4 + 2 * at2 + 1) / 8)
+
+
+def blocks_of(tensors: Mapping[str, Tensor | NDArray[np.generic]]) -> DecoderBlocks:
+    """How many blocks a decoder has at each size, by the widths of its tensors.   tensors: as stored."""
+    widths = [t.shape[0] for name, t in tensors.items() if re.fullmatch(r"decoder\.layers\.\d+\.conv1\.weight", name)]
+    return widths.count(192), widths.count(128), widths.count(64), widths.count(32)
 
 
 class EmbeddedModel(TiledModel):
@@ -144,15 +164,16 @@ class EmbeddedModel(TiledModel):
     channels = LATENT_CHANNELS
     factor = FACTOR
     encoder_margin = ENCODER_MARGIN
-    decoder_margin = DECODER_MARGIN
 
     def __init__(self, tensors: Mapping[str, NDArray[np.generic]], device: str, model_hash: str) -> None:
         """tensors: as stored, names beginning "encoder." and "decoder.".   device: see `settings.Settings`.
 
         Raises ModelMismatchError if they do not fit, ValueError if the device is not to be had.
         """
+        blocks = blocks_of(tensors)
+        self.decoder_margin = decoder_margin(blocks)
         with torch.device("meta"):
-            network = EmbeddedAutoencoder()
+            network = EmbeddedAutoencoder(blocks)
         state = {name: as_parameter(tensor) for name, tensor in tensors.items()}
         try:
             network.load_state_dict(state, assign=True)

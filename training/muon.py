@@ -1,0 +1,87 @@
+"""Muon: momentum made orthogonal, for weights that are matrices; the rest is for Adam.
+
+Source: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/ (Newton-Schulz, its coefficients); Liu et al.
+2025, arXiv 2502.16982 (the scale at which Adam's learning rates fit).  torch.optim.Muon takes no convolutions.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+ITERATIONS = 5
+ADAM_RMS = 0.2
+"""Root mean square of Adam's updates in units of its learning rate, about."""
+
+
+def orthogonal(matrices: Tensor) -> Tensor:
+    """(B, M, N) -> nearest matrices with singular values near 1, by a quintic iteration."""
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if tall else matrices
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    a, b, c = COEFFICIENTS
+    for _ in range(ITERATIONS):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * (gram @ gram)) @ x
+    found: Tensor = x.mT if tall else x
+    return found
+
+
+class Muon(torch.optim.Optimizer):
+    """For weights (rows, ...) of two dimensions or more, each taken as the matrix that multiplies its inputs."""
+
+    def __init__(self, parameters: Iterable[Any], lr: float, momentum: float = 0.95) -> None:
+        super().__init__(parameters, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override]
+        """Nesterov's momentum, made orthogonal, all weights of one shape at once."""
+        for group in self.param_groups:
+            alike: dict[tuple[int, ...], list[Tensor]] = {}
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    alike.setdefault(tuple(parameter.shape), []).append(parameter)
+            for shape, parameters in alike.items():
+                updates = []
+                for parameter in parameters:
+                    state, gradient = self.state[parameter], parameter.grad
+                    assert gradient is not None
+                    if not state:
+                        state["momentum"] = torch.zeros_like(parameter)
+                    state["momentum"].lerp_(gradient, 1 - group["momentum"])
+                    updates.append(gradient.lerp(state["momentum"], group["momentum"]).flatten(1))
+                found = orthogonal(torch.stack(updates))
+                scale = group["lr"] * ADAM_RMS * max(found.shape[1:]) ** 0.5
+                for parameter, update in zip(parameters, found, strict=True):
+                    parameter.sub_(scale * update.view(shape))
+
+
+def optimizers(
+    network: nn.Module, lr: float, muon: float, more: Sequence[dict[str, Any]] = ()
+) -> list[torch.optim.Optimizer]:
+    """Adam, and Muon for the network's convolutions at `muon` times the learning rate; 0: Adam for all.
+
+    more: further groups for Adam, each with its factor on the learning rate.
+    """
+    matrices = [parameter for parameter in network.parameters() if parameter.ndim == 4 and muon]
+    taken = {id(parameter) for parameter in matrices}
+    rest = [parameter for parameter in network.parameters() if id(parameter) not in taken]
+    groups = [{"params": rest, "factor": 1.0}, *more]
+    found: list[torch.optim.Optimizer] = [torch.optim.Adam(groups, lr=lr, betas=(0.9, 0.99))]
+    if matrices:
+        found.append(Muon([{"params": matrices, "factor": muon}], lr=lr))
+    return found
+
+
+def step(found: list[torch.optim.Optimizer], lr: float) -> None:
+    """One step of all at a learning rate."""
+    for optimizer in found:
+        for group in optimizer.param_groups:
+            group["lr"] = group["factor"] * lr
+        optimizer.step()
