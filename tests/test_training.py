@@ -228,36 +228,54 @@ def test_training_goes_on_from_what_ships(space: str) -> None:
 
 
 def test_a_decoder_grows_without_a_change_of_its_pictures() -> None:
-    """New blocks do nothing until they are trained, and get gradients; none can be taken away."""
+    """New blocks do nothing until they are trained, and get gradients; to take them away again gives back what was."""
     decoder = train.shipped("sdl1").autoencoder.decoder
-    larger = train.grown(decoder, (5, 3, 4, 3))
+    larger = denoise_or_decode.reshaped(decoder, embedded.Layout(decoder=(5, 3, 4, 3)))
     latent, rate = torch.randn(2, 96, 4, 6, generator=torch.Generator().manual_seed(0)), torch.tensor([0.2, 0.9])
     torch.testing.assert_close(larger(latent, rate), decoder(latent, rate), rtol=0, atol=0)
     larger(latent, rate).square().sum().backward()
-    added = [layer for place, layer in train.by_place(larger).items() if place not in train.by_place(decoder)]
+    added = [
+        layer
+        for place, layer in denoise_or_decode.by_place(larger).items()
+        if place not in denoise_or_decode.by_place(decoder)
+    ]
     assert len(added) == 4
     for layer in added:
         assert isinstance(layer, embedded.Block)
         assert layer.conv2.weight.grad is not None
         assert layer.conv2.weight.grad.abs().max() > 0
-    with pytest.raises(AssertionError, match="more than one of"):
-        train.grown(larger, (4, 3, 4, 3))
+    again = denoise_or_decode.reshaped(larger, embedded.Layout())
+    torch.testing.assert_close(again(latent, rate), decoder(latent, rate), rtol=0, atol=0)
 
 
-def test_a_run_with_a_larger_decoder_is_read_back(data: Path, tmp_path: Path) -> None:
-    """Its shape comes from the weights, and training goes on from the checkpoint."""
-    more = ("--init", "sdl1", "--decoder-blocks", "4", "3", "4", "2", "--muon", "4")
+def test_a_run_of_another_layout_is_read_back(data: Path, tmp_path: Path) -> None:
+    """Its layers come from the weights, and training goes on from the checkpoint."""
+    more = ("--encoder-blocks", "2", "1", "1", "--decoder-blocks", "1", "2", "3", "2", "--muon", "4")
     train.main(arguments(data, tmp_path / "run", *more))
     codec = train.read_codec(tmp_path / "run")
-    assert codec.autoencoder.decoder.blocks == (4, 3, 4, 2)
+    layout = embedded.Layout((2, 1, 1), (1, 2, 3, 2))
+    assert codec.autoencoder.layout == layout
     train.main(arguments(data, tmp_path / "run", *more, "--steps", "6"))
     assert len((tmp_path / "run" / "log.txt").read_text().splitlines()) == 3
     # So does the network in the package.
     tensors = {name: tensor.numpy() for name, tensor in codec.autoencoder.state_dict().items()}
     model = embedded.EmbeddedModel(tensors, "cpu", "")
-    assert model.decoder_margin == embedded.decoder_margin((4, 3, 4, 2))
+    assert model.decoder_margin == layout.decoder_margin
     latent = np.random.default_rng(0).normal(size=(96, 2, 3)).astype(np.float32)
     assert model.decode(latent, 128).shape == (32, 48, 3)
+
+
+def test_a_new_decoder_is_trained_for_the_same_files(data: Path, tmp_path: Path) -> None:
+    """Of a space's codec all but the decoder stays, to the bit; the decoder has the layers that were asked for."""
+    more = ("--init", "sdl1", "--decoder-only", "--new-decoder", "--decoder-blocks", "0", "1", "2", "1", "--muon", "4")
+    train.main(arguments(data, tmp_path / "run", *more))
+    codec, before = train.read_codec(tmp_path / "run"), train.shipped("sdl1")
+    assert codec.autoencoder.layout == embedded.Layout(decoder=(0, 1, 2, 1))
+    for name, tensor in before.state_dict().items():
+        if not name.startswith("autoencoder.decoder."):
+            torch.testing.assert_close(codec.state_dict()[name], tensor, rtol=0, atol=0, msg=name)
+    with pytest.raises(SystemExit):
+        train.main(arguments(data, tmp_path / "other", "--stretch", "1.2"))
 
 
 def test_muon_makes_updates_orthogonal() -> None:

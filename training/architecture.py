@@ -63,6 +63,8 @@ SHAPES = (
     Shape("most at 1/8", (2, 6, 1, 1)),
     Shape("most at 1/4", (2, 1, 6, 1)),
     Shape("most at 1/2", (2, 1, 1, 5)),
+    Shape("at 1/4 and 1/2", (2, 1, 3, 3)),
+    Shape("wide at 1/2", (2, 1, 1, 2), (192, 128, 64, 48)),
     Shape("depthwise", (6, 5, 4, 1), (256, 160, 96, 32), "depthwise"),
     Shape("attention", (3, 3, 3, 1), attention=True),
     Shape("half", (2, 1, 1, 1)),

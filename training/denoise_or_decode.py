@@ -14,8 +14,9 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -24,18 +25,43 @@ from tqdm import tqdm
 
 from benchmarks.metrics import Dists, Lpips
 from benchmarks.runs import command, versions
-from pillow_sdl.models.embedded import LATENT_CHANNELS, RATE_FEATURES, Block
+from pillow_sdl.models.embedded import LATENT_CHANNELS, RATE_FEATURES, Block, Decoder, Layout
 from training import muon
 from training.architecture import channels_last, decode_times, judge, train
 from training.compare import crops
 from training.data import Photos
-from training.train import Codec, grown, learning_rate, shipped
+from training.train import Codec, learning_rate, shipped
 
 RATES = (0.0, 0.1, 0.2, 0.5)
 BLOCKS = 4
 """Of 192 channels, that the decoder gets more; the denoiser has three of DENOISER_WIDTH and its two ends."""
 
 DENOISER_WIDTH = 208
+
+
+def by_place(decoder: Decoder) -> dict[tuple[int, int], nn.Module]:
+    """Its layers by (others than blocks up to it, blocks since the last of those)."""
+    found: dict[tuple[int, int], nn.Module] = {}
+    others = blocks = 0
+    for layer in decoder.layers:
+        others, blocks = (others, blocks + 1) if isinstance(layer, Block) else (others + 1, 0)
+        found[others, blocks] = layer
+    return found
+
+
+def reshaped(decoder: Decoder, layout: Layout) -> Decoder:
+    """A copy of a decoder with more blocks, which change nothing until they are trained, or fewer, at the end of each size."""
+    found = Decoder(layout)
+    old = by_place(decoder)
+    found.rate.load_state_dict(decoder.rate.state_dict())
+    for place, layer in by_place(found).items():
+        if place in old:
+            layer.load_state_dict(old[place].state_dict())
+        else:
+            assert isinstance(layer, Block)
+            nn.init.zeros_(layer.conv2.weight)
+            nn.init.zeros_(cast("Tensor", layer.conv2.bias))
+    return found
 
 
 class LatentDenoiser(nn.Module):
@@ -118,14 +144,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     codec = shipped(options.space).eval().requires_grad_(requires_grad=False)
-    shape = codec.autoencoder.decoder.blocks
+    decoder, layout = codec.autoencoder.decoder, codec.autoencoder.layout
+    larger = replace(layout, decoder=(layout.decoder[0] + BLOCKS, *layout.decoder[1:]))
     photos, held_out = Photos(options.data, options.crop), crops(options.validation, 256, options.limit)
     metrics = Lpips(options.metrics), Dists(options.metrics)
     torch.manual_seed(options.seed)
     networks: dict[str, nn.Module] = {
-        "as it is": grown(codec.autoencoder.decoder, shape),
-        "blocks": grown(codec.autoencoder.decoder, (shape[0] + BLOCKS, *shape[1:])),
-        "denoiser": Denoised(LatentDenoiser(), grown(codec.autoencoder.decoder, shape)),
+        "as it is": reshaped(decoder, layout),
+        "blocks": reshaped(decoder, larger),
+        "denoiser": Denoised(LatentDenoiser(), reshaped(decoder, layout)),
     }
     times = decode_times([channels_last(network).eval() for network in networks.values()])
     found: dict[str, Any] = {"rows": []}

@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,13 +31,9 @@ from torch import Tensor, nn
 from benchmarks.metrics import Dists, Lpips
 from pillow_sdl.latent.spaces import SPACES, WEIGHTS
 from pillow_sdl.models.embedded import (
-    DECODER_BLOCKS,
     LATENT_CHANNELS,
-    Block,
-    Decoder,
-    DecoderBlocks,
     EmbeddedAutoencoder,
-    blocks_of,
+    Layout,
 )
 from training import muon
 from training.context import UNIT, ContextModel
@@ -67,40 +63,14 @@ def context_model(order: np.ndarray, deviation: np.ndarray) -> ContextModel:
 class Codec(nn.Module):
     """All that is trained together."""
 
-    def __init__(self, rate_model: RateModel | None = None, decoder_blocks: DecoderBlocks = DECODER_BLOCKS) -> None:
+    def __init__(self, rate_model: RateModel | None = None, layout: Layout | None = None) -> None:
         """rate_model: to go on from; a new one has steps of 4 to 0.35 and channels in the order of their numbers."""
         super().__init__()
-        self.autoencoder = EmbeddedAutoencoder(decoder_blocks)
+        self.autoencoder = EmbeddedAutoencoder(layout)
         if rate_model is None:
             ramp = torch.linspace(2.0, -1.5, KNOTS)[:, None].expand(KNOTS, LATENT_CHANNELS)
             rate_model = RateModel(ramp, context_model(np.arange(LATENT_CHANNELS), np.ones(LATENT_CHANNELS)))
         self.rate_model = rate_model
-
-
-def by_place(decoder: Decoder) -> dict[tuple[int, int], nn.Module]:
-    """Its layers by (others than blocks up to it, blocks since the last of those)."""
-    found: dict[tuple[int, int], nn.Module] = {}
-    others = blocks = 0
-    for layer in decoder.layers:
-        others, blocks = (others, blocks + 1) if isinstance(layer, Block) else (others + 1, 0)
-        found[others, blocks] = layer
-    return found
-
-
-def grown(decoder: Decoder, blocks: DecoderBlocks) -> Decoder:
-    """A copy of a decoder with more blocks at the end of each size, which change nothing until they are trained."""
-    larger = Decoder(blocks)
-    larger.rate.load_state_dict(decoder.rate.state_dict())
-    old = by_place(decoder)
-    for place, layer in by_place(larger).items():
-        if place in old:
-            layer.load_state_dict(old.pop(place).state_dict())
-        else:
-            assert isinstance(layer, Block)
-            nn.init.zeros_(layer.conv2.weight)
-            nn.init.zeros_(cast("Tensor", layer.conv2.bias))
-    assert not old, f"a decoder of {decoder.blocks} blocks has more than one of {blocks}"
-    return larger
 
 
 def shipped(space: str, stretch: float = 1.0) -> Codec:
@@ -111,7 +81,7 @@ def shipped(space: str, stretch: float = 1.0) -> Codec:
     tables = load_numpy(WEIGHTS / f"{space}-tables.safetensors")["log2_steps"]
     tensors = load_numpy(WEIGHTS / f"{space}.safetensors")
     rate_model = RateModel.from_tables(tables, load_numpy(WEIGHTS / f"{space}-context.safetensors"), stretch)
-    codec = Codec(rate_model, blocks_of(tensors))
+    codec = Codec(rate_model, Layout.of(tensors))
     codec.autoencoder.load_state_dict({name: torch.from_numpy(tensor).float() for name, tensor in tensors.items()})
     # The decoder's view of the rate, 2 u - 1, is stretched with it.
     first = codec.autoencoder.decoder.rate[0]
@@ -122,13 +92,20 @@ def shipped(space: str, stretch: float = 1.0) -> Codec:
     return codec
 
 
+def with_new_decoder(codec: Codec, layout: Layout) -> Codec:
+    """The same encoder, steps and context model, before an untrained decoder.   layout: of the decoder."""
+    found = Codec(codec.rate_model, replace(layout, encoder=codec.autoencoder.layout.encoder))
+    found.autoencoder.encoder = codec.autoencoder.encoder
+    return found
+
+
 def read_codec(run: Path) -> Codec:
     """The running mean of a checkpoint's weights."""
     state = torch.load(run / "checkpoint.pt", map_location="cpu", weights_only=True)
     deviation = UNIT / np.exp2(state["exponent"].numpy() / 256)
     context = context_model(state["order"].numpy(), deviation)
     stored = {name.removeprefix("module.autoencoder."): tensor for name, tensor in state["average"].items()}
-    codec = Codec(RateModel(torch.zeros(KNOTS, LATENT_CHANNELS), context), blocks_of(stored))
+    codec = Codec(RateModel(torch.zeros(KNOTS, LATENT_CHANNELS), context), Layout.of(stored))
     average = averaged(codec)
     average.load_state_dict(state["average"])
     print(f"checkpoint of step {state['step']}")
@@ -292,11 +269,19 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--decoder-only", action="store_true", help="leave encoder, steps and context model as they are"
     )
+    layout = Layout()
+    parser.add_argument(
+        "--encoder-blocks", type=int, nargs=3, default=layout.encoder, help="of a new encoder, at 1/4, 1/8 and 1/16"
+    )
     parser.add_argument(
         "--decoder-blocks",
         type=int,
         nargs=4,
-        help="residual blocks at 1/16, 1/8, 1/4 and 1/2, at least those of --init; new ones change nothing at first",
+        default=layout.decoder,
+        help="of a new decoder, at 1/16, 1/8, 1/4 and 1/2",
+    )
+    parser.add_argument(
+        "--new-decoder", action="store_true", help="of --init take the encoder alone, with an untrained decoder"
     )
     parser.add_argument("--adversarial", type=float, default=0.0, help="weight of a discriminator's loss; 0: none")
     parser.add_argument("--error-weight", type=float, default=0.0008)
@@ -304,6 +289,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--every", type=int, default=250, help="steps between checkpoints")
     options = parser.parse_args(arguments)
+    of_space = options.init in {space.name for space in SPACES}
+    if options.stretch != 1 and not of_space:
+        parser.error("--stretch is of the rates of a latent space that --init names")
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(options.seed)
@@ -314,14 +302,15 @@ def main(arguments: list[str] | None = None) -> None:
     lpips = Lpips(options.metrics).to(device)
     dists = Dists(options.metrics).to(device) if options.dists_weight else None
 
+    layout = Layout(tuple(options.encoder_blocks), tuple(options.decoder_blocks))
     if options.init is None:
-        codec = Codec()
-    elif options.init in {space.name for space in SPACES}:
+        codec = Codec(layout=layout)
+    elif of_space:
         codec = shipped(options.init, options.stretch)
     else:
         codec = read_codec(Path(options.init))
-    if options.decoder_blocks is not None:
-        codec.autoencoder.decoder = grown(codec.autoencoder.decoder, tuple(options.decoder_blocks))
+    if options.new_decoder:
+        codec = with_new_decoder(codec, layout)
     codec = codec.to(device)
     for parameter in codec.parameters():
         if parameter.ndim == 4:

@@ -13,7 +13,7 @@
 The encoder does not know the rate: one latent serves every quality, and quantising it is the business of
 `pillow_sdl.latent`.  The decoder is told the rate, so that it knows how much noise the quantiser added.
 Both are free of normalisation over space, so what a pixel becomes depends on a bounded neighbourhood
-(`ENCODER_MARGIN`, `decoder_margin`), which is what makes overlapped tiles exact.
+(`ENCODER_MARGIN`, `Layout.decoder_margin`), which is what makes overlapped tiles exact.
 
 Source: our own; blocks after He et al. 2016 (arXiv 1512.03385), sub-pixel convolution after Shi et al. 2016
 (arXiv 1609.05158).  Imports torch at its top: only `models.store` imports this module.
@@ -23,7 +23,8 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING, Final, TypeAlias
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 import torch
 from torch import Tensor, nn
@@ -44,10 +45,36 @@ FACTOR: Final = 16
 
 RATE_FEATURES: Final = 32
 
-DecoderBlocks: TypeAlias = tuple[int, int, int, int]
-"""Residual blocks of a decoder at 1/16, 1/8, 1/4 and 1/2 of the size."""
 
-DECODER_BLOCKS: Final[DecoderBlocks] = (4, 3, 3, 1)
+@dataclass(frozen=True)
+class Layout:
+    """Which layers a network has.
+
+    encoder: residual blocks at 1/4, 1/8 and 1/16 of the size.   decoder: at 1/16, 1/8, 1/4 and 1/2.
+    """
+
+    encoder: tuple[int, int, int] = (2, 2, 3)
+    decoder: tuple[int, int, int, int] = (4, 3, 3, 1)
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor | NDArray[np.generic]]) -> Layout:
+        """That of weights, by their names and widths.   tensors: as stored."""
+        widths: dict[str, list[int]] = {"encoder": [], "decoder": []}
+        for name, tensor in tensors.items():
+            if found := re.fullmatch(r"(encoder|decoder)\.layers\.\d+\.conv1\.weight", name):
+                widths[found[1]].append(tensor.shape[0])
+        encoder, decoder = widths["encoder"], widths["decoder"]
+        return cls(
+            (encoder.count(64), encoder.count(128), encoder.count(192)),
+            (decoder.count(192), decoder.count(128), decoder.count(64), decoder.count(32)),
+        )
+
+    @property
+    def decoder_margin(self) -> int:
+        """Latent positions that the decoder sees on each side of one: half its receptive field, rounded up."""
+        at16, at8, at4, at2 = self.decoder
+        # Each block has two 3x3 convolutions; there is one more before them all and one after, at half of the size.
+        return 1 + 2 * at16 + math.ceil((4 * 2 * at8 + 2 * 2 * at4 + 2 * at2 + 1) / 8)
 
 
 class Block(nn.Module):
@@ -72,9 +99,9 @@ class Block(nn.Module):
 class Encoder(nn.Module):
     """Pixels in 0..1, (B, 3, H, W) with H and W multiples of 16 -> latent float32 (B, 96, H/16, W/16)."""
 
-    def __init__(self, blocks: tuple[int, int, int] = (2, 2, 3)) -> None:
+    def __init__(self, layout: Layout) -> None:
         super().__init__()
-        at4, at8, at16 = blocks
+        at4, at8, at16 = layout.encoder
         self.layers = nn.Sequential(
             nn.PixelUnshuffle(4),
             nn.Conv2d(48, 64, 3, padding=1),
@@ -95,10 +122,9 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Latent (B, 96, h, w) and rate (B,) in 0..1 -> pixels (B, 3, 16h, 16w), about 0..1, not clipped."""
 
-    def __init__(self, blocks: DecoderBlocks = DECODER_BLOCKS) -> None:
+    def __init__(self, layout: Layout) -> None:
         super().__init__()
-        self.blocks = blocks
-        at16, at8, at4, at2 = blocks
+        at16, at8, at4, at2 = layout.decoder
         self.rate = nn.Sequential(
             nn.Linear(1, RATE_FEATURES), nn.LeakyReLU(0.1), nn.Linear(RATE_FEATURES, RATE_FEATURES)
         )
@@ -132,27 +158,15 @@ class Decoder(nn.Module):
 class EmbeddedAutoencoder(nn.Module):
     """Encoder and decoder together, as they are trained and stored."""
 
-    def __init__(self, decoder_blocks: DecoderBlocks = DECODER_BLOCKS) -> None:
+    def __init__(self, layout: Layout | None = None) -> None:
         super().__init__()
-        self.encoder = Encoder()
-        self.decoder = Decoder(decoder_blocks)
+        self.layout = layout or Layout()
+        self.encoder = Encoder(self.layout)
+        self.decoder = Decoder(self.layout)
 
 
 ENCODER_MARGIN: Final = 11
 """Latent positions that the encoder sees on each side of one: half its receptive field, rounded up."""
-
-
-def decoder_margin(blocks: DecoderBlocks) -> int:
-    """Latent positions that a decoder sees on each side of one: half its receptive field, rounded up."""
-    at16, at8, at4, at2 = blocks
-    # Each block has two 3x3 convolutions; there is one more before them all and one after, at half of the size.
-    return 1 + 2 * at16 + math.ceil((4 * 2 * at8 + 2 * 2 * at4 + 2 * at2 + 1) / 8)
-
-
-def blocks_of(tensors: Mapping[str, Tensor | NDArray[np.generic]]) -> DecoderBlocks:
-    """How many blocks a decoder has at each size, by the widths of its tensors.   tensors: as stored."""
-    widths = [t.shape[0] for name, t in tensors.items() if re.fullmatch(r"decoder\.layers\.\d+\.conv1\.weight", name)]
-    return widths.count(192), widths.count(128), widths.count(64), widths.count(32)
 
 
 class EmbeddedModel(TiledModel):
@@ -170,10 +184,10 @@ class EmbeddedModel(TiledModel):
 
         Raises ModelMismatchError if they do not fit, ValueError if the device is not to be had.
         """
-        blocks = blocks_of(tensors)
-        self.decoder_margin = decoder_margin(blocks)
+        layout = Layout.of(tensors)
+        self.decoder_margin = layout.decoder_margin
         with torch.device("meta"):
-            network = EmbeddedAutoencoder(blocks)
+            network = EmbeddedAutoencoder(layout)
         state = {name: as_parameter(tensor) for name, tensor in tensors.items()}
         try:
             network.load_state_dict(state, assign=True)
