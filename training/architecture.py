@@ -34,7 +34,7 @@ from training import muon
 from training.compare import crops
 from training.data import Photos
 from training.rate import quantize_noisy
-from training.train import Codec, learning_rate, ramp, running_mean, shipped
+from training.train import Codec, learning_rate, ramp, running_mean, shipped, start_at_identity
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,22 +48,28 @@ WINDOW = 8
 
 @dataclass(frozen=True)
 class Shape:
-    """A decoder's shape.   widths, blocks: at 1/16, 1/8, 1/4 and 1/2 of the size.   attention: at 1/16, in windows."""
+    """A decoder's shape.   widths, blocks: at 1/16, 1/8, 1/4 and 1/2 of the size.   attention: at 1/16, in windows.
+
+    identity: whether the blocks change nothing at first.
+    """
 
     name: str
     blocks: tuple[int, int, int, int] = (4, 3, 3, 1)
     widths: tuple[int, int, int, int] = (192, 128, 64, 32)
     kind: Literal["full", "depthwise"] = "full"
     attention: bool = False
+    identity: bool = False
 
 
 SHAPES = (
     Shape("as sdl2"),
+    Shape("as sdl2, from identity", identity=True),
     Shape("most at 1/16", (11, 1, 1, 1)),
     Shape("most at 1/8", (2, 6, 1, 1)),
     Shape("most at 1/4", (2, 1, 6, 1)),
     Shape("most at 1/2", (2, 1, 1, 5)),
     Shape("at 1/4 and 1/2", (2, 1, 3, 3)),
+    Shape("at 1/4 and 1/2, from identity", (2, 1, 3, 3), identity=True),
     Shape("wide at 1/2", (2, 1, 1, 2), (192, 128, 64, 48)),
     Shape("depthwise", (6, 5, 4, 1), (256, 160, 96, 32), "depthwise"),
     Shape("attention", (3, 3, 3, 1), attention=True),
@@ -158,7 +164,10 @@ def channels_last(network: Network) -> Network:
 def build(shape: Shape, seed: int) -> ShapedDecoder:
     """A new decoder."""
     torch.manual_seed(seed)
-    return channels_last(ShapedDecoder(shape))
+    network = ShapedDecoder(shape)
+    if shape.identity:
+        start_at_identity(network)
+    return channels_last(network)
 
 
 @torch.inference_mode()
@@ -265,7 +274,8 @@ def main(arguments: list[str] | None = None) -> None:
     found: dict[str, Any] = {"rows": []}
     if options.output.exists():
         found = json.loads(options.output.read_text())
-    found |= {"command": command("training.architecture"), "versions": versions()}
+    found["commands"] = [*found.get("commands", []), command("training.architecture")]
+    found["versions"] = versions()
     done = {row["shape"]["name"] for row in found["rows"]}
     codec = shipped(options.space).eval().requires_grad_(requires_grad=False)
     photos, held_out = Photos(options.data, options.crop), crops(options.validation, 256, options.limit)

@@ -16,7 +16,7 @@ import json
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from training import muon
 from training.architecture import channels_last, decode_times, judge, train
 from training.compare import crops
 from training.data import Photos
-from training.train import Codec, learning_rate, shipped
+from training.train import Codec, learning_rate, shipped, start_at_identity
 
 RATES = (0.0, 0.1, 0.2, 0.5)
 BLOCKS = 4
@@ -58,9 +58,7 @@ def reshaped(decoder: Decoder, layout: Layout) -> Decoder:
         if place in old:
             layer.load_state_dict(old[place].state_dict())
         else:
-            assert isinstance(layer, Block)
-            nn.init.zeros_(layer.conv2.weight)
-            nn.init.zeros_(cast("Tensor", layer.conv2.bias))
+            start_at_identity(layer)
     return found
 
 

@@ -32,6 +32,7 @@ from benchmarks.metrics import Dists, Lpips
 from pillow_sdl.latent.spaces import SPACES, WEIGHTS
 from pillow_sdl.models.embedded import (
     LATENT_CHANNELS,
+    Block,
     EmbeddedAutoencoder,
     Layout,
 )
@@ -60,6 +61,17 @@ def context_model(order: np.ndarray, deviation: np.ndarray) -> ContextModel:
     return ContextModel(order, list(GROUPS), deviation, [64, 32], window=1, reach=2)
 
 
+def start_at_identity(network: nn.Module) -> None:
+    """Make each residual block of an untrained network change nothing at first: deep ones learn faster so.
+
+    Source: Goyal et al. 2017, arXiv 1706.02677, section 5.1, without the normalisation.
+    """
+    for block in network.modules():
+        if isinstance(block, Block):
+            nn.init.zeros_(block.conv2.weight)
+            nn.init.zeros_(cast("Tensor", block.conv2.bias))
+
+
 class Codec(nn.Module):
     """All that is trained together."""
 
@@ -67,6 +79,7 @@ class Codec(nn.Module):
         """rate_model: to go on from; a new one has steps of 4 to 0.35 and channels in the order of their numbers."""
         super().__init__()
         self.autoencoder = EmbeddedAutoencoder(layout)
+        start_at_identity(self.autoencoder)
         if rate_model is None:
             ramp = torch.linspace(2.0, -1.5, KNOTS)[:, None].expand(KNOTS, LATENT_CHANNELS)
             rate_model = RateModel(ramp, context_model(np.arange(LATENT_CHANNELS), np.ones(LATENT_CHANNELS)))
