@@ -76,7 +76,10 @@ class Codec(nn.Module):
     """All that is trained together."""
 
     def __init__(self, rate_model: RateModel | None = None, layout: Layout | None = None) -> None:
-        """rate_model: to go on from; a new one has steps of 4 to 0.35 and channels in the order of their numbers."""
+        """rate_model: to go on from; a new one has steps of 4 to 0.35 and channels in the order of their numbers.
+
+        layout: of the networks; None for that of `sdl1` and `sdl2`.
+        """
         super().__init__()
         self.autoencoder = EmbeddedAutoencoder(layout)
         start_at_identity(self.autoencoder)
@@ -131,7 +134,7 @@ def ramp(progress: float, start: float, end: float) -> float:
 
 
 def learning_rate(step: int, steps: int, peak: float) -> float:
-    """Linear warm-up, then half a cosine down to a fiftieth of the peak."""
+    """Linear warm-up of WARM_UP steps or a tenth of the run, then half a cosine down to a fiftieth of the peak."""
     warm_up = min(WARM_UP, steps // 10)
     if step < warm_up:
         return peak * (step + 1) / warm_up
