@@ -213,7 +213,7 @@ def train(
         loss.mean().backward()
         norm = nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         if torch.isfinite(norm):
-            muon.step(optimizers, learning_rate(step, options.steps, options.lr))
+            muon.step(optimizers, learning_rate(step, options.steps, options.lr, options.steps // 10))
             running_mean(average, list(network.parameters()), step)
     with torch.no_grad():
         for parameter, mean in zip(network.parameters(), average, strict=True):

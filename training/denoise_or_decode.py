@@ -118,7 +118,7 @@ def learn_to_denoise(denoiser: LatentDenoiser, codec: Codec, photos: Photos, opt
         denoiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(denoiser.parameters(), 1.0)
-        muon.step(optimizers, learning_rate(step, options.denoiser_steps, options.lr))
+        muon.step(optimizers, learning_rate(step, options.denoiser_steps, options.lr, options.denoiser_steps // 10))
         shares.append((loss / before).item())
     return float(np.mean(shares[-len(shares) // 10 :]))
 

@@ -133,9 +133,8 @@ def ramp(progress: float, start: float, end: float) -> float:
     return min(1.0, max(0.0, (progress - start) / (end - start)))
 
 
-def learning_rate(step: int, steps: int, peak: float) -> float:
-    """Linear warm-up of WARM_UP steps or a tenth of the run, then half a cosine down to a fiftieth of the peak."""
-    warm_up = min(WARM_UP, steps // 10)
+def learning_rate(step: int, steps: int, peak: float, warm_up: int = WARM_UP) -> float:
+    """Linear warm-up, then half a cosine down to a fiftieth of the peak."""
     if step < warm_up:
         return peak * (step + 1) / warm_up
     return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps))))
