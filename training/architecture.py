@@ -19,7 +19,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -29,17 +29,15 @@ from tqdm import tqdm
 
 from benchmarks.metrics import Dists, Lpips, psnr
 from benchmarks.runs import command, versions
-from pillow_sdl.models.embedded import LATENT_CHANNELS, RATE_FEATURES, Block
+from pillow_sdl.models.embedded import LATENT_CHANNELS, RATE_FEATURES, Block, rate_network
 from training import muon
 from training.compare import crops
 from training.data import Photos
 from training.rate import quantize_noisy
-from training.train import Codec, learning_rate, ramp, running_mean, shipped, start_at_identity
+from training.train import Codec, channels_last, learning_rate, ramp, running_mean, shipped, start_at_identity
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-Network = TypeVar("Network", bound=nn.Module)
 
 RATES = (0.15, 0.5, 0.85)
 WINDOW = 8
@@ -129,9 +127,7 @@ class ShapedDecoder(nn.Module):
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.rate = nn.Sequential(
-            nn.Linear(1, RATE_FEATURES), nn.LeakyReLU(0.1), nn.Linear(RATE_FEATURES, RATE_FEATURES)
-        )
+        self.rate = rate_network()
         layers: list[nn.Module] = [nn.Conv2d(LATENT_CHANNELS, shape.widths[0], 3, padding=1)]
         for level, (width, count) in enumerate(zip(shape.widths, shape.blocks, strict=True)):
             depthwise = shape.kind == "depthwise"
@@ -151,14 +147,6 @@ class ShapedDecoder(nn.Module):
         for layer in self.layers:
             x = layer(x, features) if isinstance(layer, Block | DepthwiseBlock) else layer(x)
         return x + 0.5
-
-
-def channels_last(network: Network) -> Network:
-    """The same, its convolutions' weights lying as CPUs compute them fastest."""
-    for parameter in network.parameters():
-        if parameter.ndim == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-    return network
 
 
 def build(shape: Shape, seed: int) -> ShapedDecoder:
@@ -251,29 +239,39 @@ def as_shipped(network: nn.Module) -> nn.Module:
     return network
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def experiment_parser(description: str | None, *, steps: int, lr: float) -> argparse.ArgumentParser:
+    """What `train` and `judge` are told, and where photos and results are.   steps, lr: defaults."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of training photos")
     parser.add_argument("--validation", type=Path, required=True, help="folder of photos that no training saw")
     parser.add_argument("--metrics", type=Path, required=True, help="folder with LPIPS and DISTS weights")
     parser.add_argument("--output", type=Path, required=True, help="JSON file; what it has is not trained again")
     parser.add_argument("--space", default="sdl2", help="latent space whose encoder is read (default %(default)s)")
-    parser.add_argument("--only", nargs="+", help="names of shapes, for less than all")
-    parser.add_argument("--steps", type=int, default=250)
+    parser.add_argument("--steps", type=int, default=steps)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--crop", type=int, default=128)
-    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--lr", type=float, default=lr)
     parser.add_argument(
         "--muon", type=float, default=4.0, help="Muon for the convolutions, at this times --lr; 0: Adam"
     )
     parser.add_argument("--limit", type=int, default=12, help="held-out photos")
     parser.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+def kept(output: Path) -> dict[str, Any]:
+    """What an earlier run has written, or nothing yet."""
+    found: dict[str, Any] = json.loads(output.read_text()) if output.exists() else {"rows": []}
+    return found
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = experiment_parser(__doc__, steps=250, lr=1e-3)
+    parser.add_argument("--only", nargs="+", help="names of shapes, for less than all")
     options = parser.parse_args(arguments)
     shapes = [shape for shape in SHAPES if options.only is None or shape.name in options.only]
     times = decode_times([build(shape, options.seed).eval() for shape in shapes])
-    found: dict[str, Any] = {"rows": []}
-    if options.output.exists():
-        found = json.loads(options.output.read_text())
+    found = kept(options.output)
     found["commands"] = [*found.get("commands", []), command("training.architecture")]
     found["versions"] = versions()
     done = {row["shape"]["name"] for row in found["rows"]}

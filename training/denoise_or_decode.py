@@ -15,7 +15,6 @@ import argparse
 import json
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,12 +24,12 @@ from tqdm import tqdm
 
 from benchmarks.metrics import Dists, Lpips
 from benchmarks.runs import command, versions
-from pillow_sdl.models.embedded import LATENT_CHANNELS, RATE_FEATURES, Block, Decoder, Layout
+from pillow_sdl.models.embedded import LATENT_CHANNELS, RATE_FEATURES, Block, Decoder, Layout, rate_network
 from training import muon
-from training.architecture import channels_last, decode_times, judge, train
+from training.architecture import decode_times, experiment_parser, judge, kept, train
 from training.compare import crops
 from training.data import Photos
-from training.train import Codec, learning_rate, shipped, start_at_identity
+from training.train import Codec, channels_last, learning_rate, shipped, start_at_identity
 
 RATES = (0.0, 0.1, 0.2, 0.5)
 BLOCKS = 4
@@ -67,9 +66,7 @@ class LatentDenoiser(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.rate = nn.Sequential(
-            nn.Linear(1, RATE_FEATURES), nn.LeakyReLU(0.1), nn.Linear(RATE_FEATURES, RATE_FEATURES)
-        )
+        self.rate = rate_network()
         self.first = nn.Conv2d(LATENT_CHANNELS, DENOISER_WIDTH, 3, padding=1)
         self.blocks = nn.ModuleList([Block(DENOISER_WIDTH, RATE_FEATURES) for _ in range(3)])
         self.last = nn.Conv2d(DENOISER_WIDTH, LATENT_CHANNELS, 3, padding=1)
@@ -124,22 +121,8 @@ def learn_to_denoise(denoiser: LatentDenoiser, codec: Codec, photos: Photos, opt
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder of training photos")
-    parser.add_argument("--validation", type=Path, required=True, help="folder of photos that no training saw")
-    parser.add_argument("--metrics", type=Path, required=True, help="folder with LPIPS and DISTS weights")
-    parser.add_argument("--output", type=Path, required=True, help="JSON file; what it has is not trained again")
-    parser.add_argument("--space", default="sdl2", help="latent space to start from (default %(default)s)")
-    parser.add_argument("--steps", type=int, default=300)
+    parser = experiment_parser(__doc__, steps=300, lr=3e-4)
     parser.add_argument("--denoiser-steps", type=int, default=500)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--crop", type=int, default=128)
-    parser.add_argument("--lr", type=float, default=3e-4)
-    parser.add_argument(
-        "--muon", type=float, default=4.0, help="Muon for the convolutions, at this times --lr; 0: Adam"
-    )
-    parser.add_argument("--limit", type=int, default=12, help="held-out photos")
-    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     codec = shipped(options.space).eval().requires_grad_(requires_grad=False)
     decoder, layout = codec.autoencoder.decoder, codec.autoencoder.layout
@@ -153,9 +136,7 @@ def main(arguments: list[str] | None = None) -> None:
         "denoiser": Denoised(LatentDenoiser(), reshaped(decoder, layout)),
     }
     times = decode_times([channels_last(network).eval() for network in networks.values()])
-    found: dict[str, Any] = {"rows": []}
-    if options.output.exists():
-        found = json.loads(options.output.read_text())
+    found = kept(options.output)
     if not found["rows"]:
         before = judge(codec.autoencoder.decoder, codec, held_out, metrics, RATES)
         found["rows"].append({"name": "before", "means": before})

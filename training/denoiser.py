@@ -34,7 +34,7 @@ from pillow_sdl.models.store import tensor_hash
 from training.data import paths_of
 from training.latents import SCALES, middle
 from training.shipping import replace_once
-from training.train import learning_rate, record, running_mean
+from training.train import channels_last, learning_rate, record, running_mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -178,10 +178,7 @@ def train(options: argparse.Namespace) -> None:
     if options.palettes:
         data.add_palettes(options.palettes)
     torch.manual_seed(options.seed)
-    network = (read_average(options.init) if options.init else Denoiser()).to(device)
-    for parameter in network.parameters():
-        if parameter.ndim == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    network = channels_last(read_average(options.init) if options.init else Denoiser()).to(device)
     average = Denoiser().to(device)
     average.load_state_dict(network.state_dict())
     optimizer = torch.optim.Adam(network.parameters(), lr=options.lr, betas=(0.9, 0.99))

@@ -21,7 +21,7 @@ import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -42,6 +42,8 @@ from training.data import Photos
 from training.discriminator import Adversary
 from training.rate import KNOTS, RateModel, quantize_noisy
 
+Network = TypeVar("Network", bound=nn.Module)
+
 LOWEST_WEIGHT, HIGHEST_WEIGHT = 0.1, 54.0
 """Weight of distortion against bits per pixel at rate 0 and rate 1; between them it grows geometrically."""
 
@@ -59,6 +61,14 @@ GROUPS = (4, 8, 12, 24, 24, 24)
 def context_model(order: np.ndarray, deviation: np.ndarray) -> ContextModel:
     """The embedded space's twin of a context model, untrained.   order, deviation: of its channels (SPEC 8.6.3)."""
     return ContextModel(order, list(GROUPS), deviation, [64, 32], window=1, reach=2)
+
+
+def channels_last(network: Network) -> Network:
+    """The same, its convolutions' weights lying as CPUs compute them fastest."""
+    for parameter in network.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return network
 
 
 def start_at_identity(network: nn.Module) -> None:
@@ -326,10 +336,7 @@ def main(arguments: list[str] | None = None) -> None:
         codec = read_codec(Path(options.init))
     if options.new_decoder:
         codec = with_new_decoder(codec, layout)
-    codec = codec.to(device)
-    for parameter in codec.parameters():
-        if parameter.ndim == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    codec = channels_last(codec).to(device)
     if options.decoder_only:
         codec.requires_grad_(requires_grad=False)
         codec.autoencoder.decoder.requires_grad_(requires_grad=True)

@@ -119,15 +119,18 @@ class Encoder(nn.Module):
         return result
 
 
+def rate_network() -> nn.Sequential:
+    """(B, 1) in -1..1, which is 2 u - 1 of a rate u -> (B, RATE_FEATURES), what blocks are told of the rate."""
+    return nn.Sequential(nn.Linear(1, RATE_FEATURES), nn.LeakyReLU(0.1), nn.Linear(RATE_FEATURES, RATE_FEATURES))
+
+
 class Decoder(nn.Module):
     """Latent (B, 96, h, w) and rate (B,) in 0..1 -> pixels (B, 3, 16h, 16w), about 0..1, not clipped."""
 
     def __init__(self, layout: Layout) -> None:
         super().__init__()
         at16, at8, at4, at2 = layout.decoder
-        self.rate = nn.Sequential(
-            nn.Linear(1, RATE_FEATURES), nn.LeakyReLU(0.1), nn.Linear(RATE_FEATURES, RATE_FEATURES)
-        )
+        self.rate = rate_network()
         self.layers = nn.ModuleList(
             [
                 nn.Conv2d(LATENT_CHANNELS, 192, 3, padding=1),
