@@ -278,6 +278,38 @@ def test_a_new_decoder_is_trained_for_the_same_files(data: Path, tmp_path: Path)
         train.main(arguments(data, tmp_path / "other", "--stretch", "1.2"))
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("--new-decoder",),
+        ("--init", "sdl1", "--decoder-blocks", "1", "1", "1", "1"),
+        ("--init", "sdl1", "--new-decoder", "--encoder-blocks", "1", "1", "1"),
+    ],
+)
+def test_options_without_an_effect_are_refused(data: Path, tmp_path: Path, more: tuple[str, ...]) -> None:
+    """Blocks are those of the weights that a run starts from; only a new decoder may have others."""
+    with pytest.raises(SystemExit):
+        train.main(arguments(data, tmp_path / "run", *more))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("optimizer", [(), ("--muon", "4")])
+def test_the_encoder_has_a_rate_of_its_own(data: Path, tmp_path: Path, optimizer: tuple[str, ...]) -> None:
+    """At none it stays, and with it steps and context model, while the decoder learns."""
+    for factor, name in (("0", "still"), ("0.5", "slow"), ("1", "as fast")):
+        train.main(arguments(data, tmp_path / name, "--init", "sdl1", "--encoder-lr", factor, *optimizer))
+    before = {key: value for key, value in train.shipped("sdl1").named_parameters() if value.numel()}
+    moved = {name: weights(tmp_path / name) for name in ("still", "slow", "as fast")}
+    for key, parameter in before.items():
+        still, slow, fast = (float((weights[key] - parameter).detach().abs().max()) for weights in moved.values())
+        if key.startswith("autoencoder.decoder."):
+            assert still > 0, key
+        else:
+            assert still == 0, key
+            # Some of the context model has no part in what so small a picture costs.
+            assert 0 < slow < fast or (fast == 0 and key.startswith("rate_model.context.")), key
+
+
 def test_muon_makes_updates_orthogonal() -> None:
     """Singular values near 1, rows or columns; the step has the size that was asked for, whatever the gradient's."""
     generator = torch.Generator().manual_seed(0)
@@ -288,7 +320,7 @@ def test_muon_makes_updates_orthogonal() -> None:
         assert values.max() < 1.3
     network = torch.nn.Sequential(torch.nn.Conv2d(8, 16, 3), torch.nn.Flatten(), torch.nn.Linear(16, 4))
     before = [parameter.detach().clone() for parameter in network.parameters()]
-    found = muon.optimizers(network, 1e-3, 4.0)
+    found = muon.optimizers([(network, 1.0)], 1e-3, 4.0)
     for parameter in network.parameters():
         parameter.grad = torch.randn(parameter.shape, generator=generator)
     muon.step(found, 1e-3)
@@ -299,7 +331,7 @@ def test_muon_makes_updates_orthogonal() -> None:
     # 0.2 of 4 times the rate for the convolution's weights, about; Adam's first step is the rate, of what is no matrix.
     assert moved[0] == pytest.approx(0.2 * 4e-3, rel=0.2)
     assert moved[1:] == pytest.approx([1e-3] * 3, rel=0.01)
-    assert [type(optimizer) for optimizer in muon.optimizers(network, 1e-3, 0.0)] == [torch.optim.Adam]
+    assert [type(optimizer) for optimizer in muon.optimizers([(network, 1.0)], 1e-3, 0.0)] == [torch.optim.Adam]
 
 
 def test_shapes_of_decoders_are_compared(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

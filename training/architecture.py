@@ -181,7 +181,7 @@ def train(
     perceptual_ramp: tuple[float, float] = (0.1, 0.3),
 ) -> nn.Module:
     """Train on the codec's symbols, squared error first, then LPIPS too; returns the running mean."""
-    optimizers = muon.optimizers(network, options.lr, options.muon)
+    optimizers = muon.optimizers([(network, 1.0)], options.lr, options.muon)
     average = [parameter.detach().clone() for parameter in network.parameters()]
     for step in tqdm(range(options.steps), disable=None):
         generator = np.random.default_rng((options.seed, step))

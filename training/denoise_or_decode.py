@@ -100,7 +100,7 @@ class Denoised(nn.Module):
 
 def learn_to_denoise(denoiser: LatentDenoiser, codec: Codec, photos: Photos, options: argparse.Namespace) -> float:
     """Squared error of the latent, in steps; returns its share of what the quantiser left, of the last tenth."""
-    optimizers = muon.optimizers(denoiser, options.lr, options.muon)
+    optimizers = muon.optimizers([(denoiser, 1.0)], options.lr, options.muon)
     shares = []
     for step in tqdm(range(options.denoiser_steps), disable=None):
         generator = np.random.default_rng((options.seed + 1, step))

@@ -63,19 +63,20 @@ class Muon(torch.optim.Optimizer):
 
 
 def optimizers(
-    network: nn.Module, lr: float, muon: float, more: Sequence[dict[str, Any]] = ()
+    networks: Sequence[tuple[nn.Module, float]], lr: float, muon: float, more: Sequence[dict[str, Any]] = ()
 ) -> list[torch.optim.Optimizer]:
-    """Adam, and Muon for the network's convolutions at `muon` times the learning rate; 0: Adam for all.
+    """Adam, and Muon for the networks' convolutions at `muon` times the learning rate; 0: Adam for all.
 
-    more: further groups for Adam, each with its factor on the learning rate.
+    networks: each with its factor on the learning rate.   more: further groups for Adam, with theirs.
     """
-    matrices = [parameter for parameter in network.parameters() if parameter.ndim == 4 and muon]
-    taken = {id(parameter) for parameter in matrices}
-    rest = [parameter for parameter in network.parameters() if id(parameter) not in taken]
-    groups = [{"params": rest, "factor": 1.0}, *more]
-    found: list[torch.optim.Optimizer] = [torch.optim.Adam(groups, lr=lr, betas=(0.9, 0.99))]
-    if matrices:
-        found.append(Muon([{"params": matrices, "factor": muon}], lr=lr))
+    matrices, others = [], []
+    for network, factor in networks:
+        parameters = list(network.parameters())
+        matrices.append({"params": [p for p in parameters if p.ndim == 4 and muon], "factor": factor * muon})
+        others.append({"params": [p for p in parameters if p.ndim != 4 or not muon], "factor": factor})
+    found: list[torch.optim.Optimizer] = [torch.optim.Adam([*others, *more], lr=lr, betas=(0.9, 0.99))]
+    if muon:
+        found.append(Muon(matrices, lr=lr))
     return found
 
 

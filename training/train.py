@@ -153,11 +153,12 @@ def learning_rate(step: int, steps: int, peak: float, warm_up: int = WARM_UP) ->
 def optimizers_of(codec: Codec, options: argparse.Namespace) -> list[torch.optim.Optimizer]:
     """For all parameters; the steps are logarithms and have further to go."""
     rate_model = codec.rate_model
+    networks = [(codec.autoencoder.encoder, options.encoder_lr), (codec.autoencoder.decoder, 1.0)]
     more = [
-        {"params": list(rate_model.context.parameters()), "factor": 1.0},
-        {"params": [rate_model.log2_steps], "factor": 10.0},
+        {"params": list(rate_model.context.parameters()), "factor": options.encoder_lr},
+        {"params": [rate_model.log2_steps], "factor": 10 * options.encoder_lr},
     ]
-    return muon.optimizers(codec.autoencoder, options.lr, options.muon, more)
+    return muon.optimizers(networks, options.lr, options.muon, more)
 
 
 @torch.no_grad()
@@ -283,6 +284,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--muon", type=float, default=0.0, help="Muon for the autoencoder's convolutions, at this times --lr; 0: Adam"
     )
+    parser.add_argument(
+        "--encoder-lr", type=float, default=1.0, help="rates of encoder, steps and context model, times this"
+    )
     parser.add_argument("--lpips-weight", type=float, default=2.5)
     parser.add_argument("--dists-weight", type=float, default=1.0)
     parser.add_argument("--dists-from", type=float, default=0.6, help="part of the run after which DISTS counts")
@@ -296,14 +300,13 @@ def main(arguments: list[str] | None = None) -> None:
     )
     layout = Layout()
     parser.add_argument(
-        "--encoder-blocks", type=int, nargs=3, default=layout.encoder, help="of a new encoder, at 1/4, 1/8 and 1/16"
+        "--encoder-blocks", type=int, nargs=3, help=f"of a new encoder, at 1/4, 1/8 and 1/16; {layout.encoder}"
     )
     parser.add_argument(
         "--decoder-blocks",
         type=int,
         nargs=4,
-        default=layout.decoder,
-        help="of a new decoder, at 1/16, 1/8, 1/4 and 1/2",
+        help=f"of a new decoder, at 1/16, 1/8, 1/4 and 1/2; {layout.decoder}",
     )
     parser.add_argument(
         "--new-decoder", action="store_true", help="of --init take the encoder alone, with an untrained decoder"
@@ -317,6 +320,10 @@ def main(arguments: list[str] | None = None) -> None:
     of_space = options.init in {space.name for space in SPACES}
     if options.stretch != 1 and not of_space:
         parser.error("--stretch is of the rates of a latent space that --init names")
+    if options.new_decoder and options.init is None:
+        parser.error("--new-decoder replaces that of --init")
+    if options.init is not None and (options.encoder_blocks or (options.decoder_blocks and not options.new_decoder)):
+        parser.error("the blocks are those of --init; only a --new-decoder may have others")
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(options.seed)
@@ -327,7 +334,7 @@ def main(arguments: list[str] | None = None) -> None:
     lpips = Lpips(options.metrics).to(device)
     dists = Dists(options.metrics).to(device) if options.dists_weight else None
 
-    layout = Layout(tuple(options.encoder_blocks), tuple(options.decoder_blocks))
+    layout = Layout(tuple(options.encoder_blocks or layout.encoder), tuple(options.decoder_blocks or layout.decoder))
     if options.init is None:
         codec = Codec(layout=layout)
     elif of_space:
