@@ -36,6 +36,7 @@ def main() -> None:
         "--formats", nargs="*", metavar="NAME", help="of others, as JPEG or 'JPEG XL'; default: all there are"
     )
     rd.add_argument("--latents", type=Path, help="folder of an AutoencoderTiny: measure vaepack and vaezip on it")
+    rd.add_argument("--every", type=int, default=1, help="only every so many photos")
     rd.add_argument("--limit", type=int, help="only the first photos")
     rd.add_argument("--restart", action="store_true", help="measure anew what an earlier run has measured")
     rd.add_argument("--output", type=Path, default=RESULTS / "rd.json")

@@ -190,6 +190,7 @@ def run(
     output: Path,
     *,
     rates: Sequence[float],
+    every: int = 1,
     limit: int | None,
     sdl: Sequence[Format],
     formats: Sequence[str] | None,
@@ -197,11 +198,11 @@ def run(
     restart: bool,
 ) -> None:
     """Measure, write `output`, a JSON file, and the plot next to it, and print the table."""
-    paths = photos(images, limit, SMALLEST_SIDE)  # What MS-SSIM needs.
+    paths = photos(images, limit, SMALLEST_SIDE, every)  # What MS-SSIM needs.
     codecs, skipped = available(sdl, latents, formats)
     for name, reason in skipped.items():
         print(f"Without {name}: {reason}")
-    # Neither the limit nor the command: they choose photos, and rows of the others stay good.
+    # Neither the command nor how it chooses photos: rows of the others stay good.
     setting = {
         "images": images.name,
         "rates": list(rates),

@@ -57,15 +57,27 @@ def versions() -> dict[str, str]:
     return found
 
 
+def _is_path(text: str) -> bool:
+    """A slash alone may stand in a name, as in "most at 1/4"."""
+    return "\\" in text or ("/" in text and (Path(text).is_absolute() or Path(text).parent.is_dir()))
+
+
 def command(module: str = "benchmarks") -> str:
     """The command of this run.  Of paths only the last part: where they lie is nobody else's business."""
-    arguments = [Path(text).name if "/" in text or "\\" in text else text for text in sys.argv[1:]]
+    arguments = [Path(text).name if _is_path(text) else text for text in sys.argv[1:]]
     return shlex.join(["python", "-m", module, *arguments])
 
 
-def photos(folder: Path, limit: int | None, least: int = 1) -> list[Path]:
-    """The first photos by name.  Raises SystemExit if there are none, or for one with a side below `least` pixels."""
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in {".png", ".jpg", ".jpeg"})[:limit]
+def photos(folder: Path, limit: int | None, least: int = 1, every: int = 1) -> list[Path]:
+    """The first photos by name; only every so many.
+
+    Raises SystemExit if there are none, or for one with a side below `least` pixels, and ValueError if `every` is below 1.
+    """
+    if every < 1:
+        msg = f"every must be 1 or more, not {every}"
+        raise ValueError(msg)
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in {".png", ".jpg", ".jpeg"})
+    paths = paths[::every][:limit]
     if not paths:
         msg = f"{folder} has no .png or .jpg"
         raise SystemExit(msg)

@@ -373,14 +373,29 @@ def test_what_cannot_be_measured_is_said_before_the_run(tmp_path: Path) -> None:
         runs.photos(tmp_path, None)
     Image.new("RGB", (300, 175)).save(tmp_path / "small.png")
     assert len(runs.photos(tmp_path, None)) == 1
+    with pytest.raises(ValueError, match="every must be 1 or more, not 0"):
+        runs.photos(tmp_path, None, 1, 0)
     with pytest.raises(SystemExit, match=r"small\.png: 176 pixels a side are needed, not 300 x 175"):
         runs.photos(tmp_path, None, SIDE)
+
+
+def test_photos_are_taken_in_the_order_of_their_names(tmp_path: Path) -> None:
+    """All, the first ones, every third one, the first ones of these."""
+    for index in (3, 0, 4, 1, 2, 6, 5):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{index}.png")
+    chosen = [(None, 1, "0123456"), (2, 1, "01"), (None, 3, "036"), (2, 3, "03")]
+    for limit, every, names in chosen:
+        assert "".join(path.stem for path in runs.photos(tmp_path, limit, 1, every)) == names
 
 
 def test_the_command_is_told_without_the_folders_that_it_names(monkeypatch: pytest.MonkeyPatch) -> None:
     """Results are published; where somebody keeps photos is not."""
     monkeypatch.setattr("sys.argv", ["x", "rd", "--images", "/home/me/my photos", "--sdl", "embedded:9:range"])
     assert runs.command() == "python -m benchmarks rd --images 'my photos' --sdl embedded:9:range"
+    monkeypatch.setattr("sys.argv", ["x", "--output", "../found.json", "--only", "at 1/4 and 1/2"])
+    assert runs.command("training.architecture") == (
+        "python -m training.architecture --output found.json --only 'at 1/4 and 1/2'"
+    )
 
 
 def test_versions_and_code_are_recorded() -> None:
