@@ -170,8 +170,8 @@ class ContextModel(nn.Module):
         inputs = rounding.value(inputs).clamp(-context.INPUT / UNIT, context.INPUT / UNIT)
         rate = ((octaves.mean(1) + math.log2(UNIT) - 4) * 32).clamp(-127, 127)[:, None, None, None] / UNIT
         height, width = symbols.shape[2:]
-        margin = self.reach * context.BASE // 2
-        padded = F.pad(inputs, (margin,) * 4)
+        # Of all channels at once: the groups take theirs, and few operations are most of the time of small crops.
+        around = self._around(inputs)
         bits = symbols.new_zeros(len(symbols))
         begin = 0
         for size, group in zip(self.sizes, self.networks, strict=True):
@@ -187,15 +187,8 @@ class ContextModel(nn.Module):
                 places = np.s_[:, :, step.top :: step.stride, step.left :: step.stride]
                 x = dense[places] + group["bias1"][number][:, None, None]
                 if step.weights:
-                    rows, columns = x.shape[2:]
-                    offsets = (np.argwhere(step.known) - self.reach) * step.step
-                    near = [
-                        padded[
-                            :, begin:end, margin + step.top + dy :: step.stride, margin + step.left + dx :: step.stride
-                        ][:, :, :rows, :columns]
-                        for dy, dx in offsets.tolist()
-                    ]
-                    x = x + torch.einsum("onk,bnkhw->bohw", weights[f"own{step.weights}"], torch.stack(near, 2))
+                    own = weights[f"own{step.weights}"]
+                    x = x + torch.einsum("onk,bnkhw->bohw", own, around[number][:, begin:end])
                 linear = x[:, -size:]
                 top = context.INPUT / UNIT
                 hidden = rounding.value(x[:, :-size].clamp(0, top))
@@ -207,6 +200,21 @@ class ContextModel(nn.Module):
                 bits = bits + _bits(priced[:, begin:end][places] - mean * torch.exp2(-exponent), spread - exponent)
             begin = end
         return bits
+
+    def _around(self, inputs: Tensor) -> list[Tensor]:
+        """What each pass knows around its positions: (B, C, h, w) -> (B, C, places, rows, columns); zero outside."""
+        margin = self.reach * context.BASE // 2
+        padded = F.pad(inputs, (margin,) * 4)
+        found = []
+        for step in self.passes:
+            rows, columns = inputs[0, 0, step.top :: step.stride, step.left :: step.stride].shape
+            near = [
+                padded[:, :, margin + step.top + dy :: step.stride, margin + step.left + dx :: step.stride]
+                for dy, dx in ((np.argwhere(step.known) - self.reach) * step.step).tolist()
+            ]
+            places = [place[:, :, :rows, :columns] for place in near]
+            found.append(torch.stack(places, 2) if places else inputs.new_zeros(*inputs.shape[:2], 0, rows, columns))
+        return found
 
     def tensors(self) -> dict[str, np.ndarray]:
         """The integer table (SPEC 8.6.3)."""
