@@ -170,7 +170,7 @@ class ContextModel(nn.Module):
         inputs = rounding.value(inputs).clamp(-context.INPUT / UNIT, context.INPUT / UNIT)
         rate = ((octaves.mean(1) + math.log2(UNIT) - 4) * 32).clamp(-127, 127)[:, None, None, None] / UNIT
         height, width = symbols.shape[2:]
-        # Of all channels at once: the groups take theirs, and few operations are most of the time of small crops.
+        # Of all channels at once, and the groups take theirs: many small operations would be most of the time.
         around = self._around(inputs)
         bits = symbols.new_zeros(len(symbols))
         begin = 0
