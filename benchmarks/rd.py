@@ -190,7 +190,7 @@ def run(
     output: Path,
     *,
     rates: Sequence[float],
-    every: int = 1,
+    every: int,
     limit: int | None,
     sdl: Sequence[Format],
     formats: Sequence[str] | None,
