@@ -41,7 +41,7 @@ CHANNELS = 96
 FACTOR = 16
 """Latent space of most vectors, its channels and its pixels per position."""
 
-SD1, SDXL, SD3, SDL2 = 1, 2, 3, 17
+SD1, SDXL, SD3, SDL2, SDL3 = 1, 2, 3, 17, 18
 SD1_CHANNELS, SD3_CHANNELS, SD_FACTOR = 4, 16, 8
 MODES = {"L": 0, "LA": 1, "RGB": 2, "RGBA": 3}
 
@@ -497,7 +497,7 @@ def as_range(
 ) -> Vector:
     """A file of method 1.   positions: width and height of the latent; the picture is a pixel less than they hold."""
     width, height = positions
-    factor = FACTOR if space in {SPACE, SDL2} else SD_FACTOR
+    factor = FACTOR if space in {SPACE, SDL2, SDL3} else SD_FACTOR
     size = (factor * width - 1, factor * height - 1)
     data = range_payload(planes, groups, b, rate=rate, height=height, width=width, space=space)
     whole = file(section("L", data), width=size[0], height=size[1], rate=rate, payload=1, space=space)
@@ -667,6 +667,12 @@ def ok_space_sd3_range() -> Vector:
 def ok_space_sdl2_range() -> Vector:
     """Latent space sdl2, method 1: 2 x 1 positions, three of its six groups."""
     return as_range(first_groups(noise_planes(2, (4, 2, 2)), 3, SDL2), 3, positions=(2, 1), space=SDL2)
+
+
+@vector
+def ok_space_sdl3_range() -> Vector:
+    """Latent space sdl3, method 1: 2 x 1 positions, three of its six groups."""
+    return as_range(first_groups(noise_planes(2, (4, 2, 2)), 3, SDL3), 3, positions=(2, 1), space=SDL3)
 
 
 # Files that are read: quantiser 1

@@ -24,7 +24,7 @@ def test_the_examples_run(tmp_path: Path) -> None:
     assert len(examples) == 2
     program = "\n".join(examples)
     found = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, capture_output=True, text=True)
-    assert found.stdout.splitlines() == ["(512, 600) True", "sdl2 (96, 38, 32) 512 600", "(512, 256)"]
+    assert found.stdout.splitlines() == ["(512, 600) True", "sdl3 (96, 38, 32) 512 600", "(512, 256)"]
     with Image.open(tmp_path / "photo.png") as image:
         assert image.size == (512, 600)
 

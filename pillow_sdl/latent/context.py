@@ -64,6 +64,7 @@ EXP2: Final = np.rint(np.exp2(14 + np.arange(256) / 256)).astype(np.int64)
 TABLES: Final = {
     "sdl1": "21e4c6a67cb69474dd9dcfe65838a4e6fc16d35785e5e3eec6ac64fa764bb241",
     "sdl2": "dfbfc2dc0c4da4e8063161280391c6740da6595b71a72f4278c831c3db591848",
+    "sdl3": "64314b929c1d645ecd71ceb52ab56f0457d4bd4441a65517cc73ef0c8dcd2ab7",
     "sd1": "ddabe8e5e28ceb80e890b37268f7e8b7ace15af37e75de40850f9ed146af695b",
     "sdxl": "5d2097c36f9c3ee96e2285fa0325d7d289ff59d6ec83197998d353ca4c76ead2",
     "sd3": "1be611c2ba99f20626e6b20e671b710575a6b3e75af051c3f9248025e5fb24e0",

@@ -132,8 +132,15 @@ SPACES: Final = (
         factor=16,
         tables_sha256="ddf2eb676f7b77208b060b8064587e667f2756d1816778f2dc46eb22804cac99",
     ),
+    LatentSpace(
+        code=18,
+        name="sdl3",
+        channels=96,
+        factor=16,
+        tables_sha256="5268ee4441d119e6e94c4b2a9f5dc341ea037d688811b3a23e4d3de407eab3e3",
+    ),
 )
-"""In the order of spec/registry.md.  1 to 4: Stable Diffusion 1 and 2, SDXL, Stable Diffusion 3, FLUX.1; 16, 17: ours."""
+"""In the order of spec/registry.md.  1 to 4: Stable Diffusion 1 and 2, SDXL, Stable Diffusion 3, FLUX.1; 16 to 18: ours."""
 
 
 def by_code(code: int) -> LatentSpace:

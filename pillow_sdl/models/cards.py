@@ -100,10 +100,14 @@ def _kl(
 
 CARDS: Final = (
     _ours(
-        "embedded", space="sdl2", hash="b4d1aa21d4533ca30028b1b8c195e11f",
+        "embedded", space="sdl3", hash="7406bd98f3059c78668d788e9a84fcb7",
+        sha256="84740e189d88dfb794ef01d473d3b535186fd41e8de98ed0a78c919d345a6690",
+    ),
+    # Those of before, whose files go on to be decoded.
+    _ours(
+        "sdl2", space="sdl2", hash="b4d1aa21d4533ca30028b1b8c195e11f",
         sha256="a2f4b55e0b8c0c15caa660ec1486b0631bee468ae68c24e2a2fc3168c5fd7bc7",
     ),
-    # The first one, whose files go on to be decoded.
     _ours(
         "sdl1", space="sdl1", hash="bc14ddba3561fe07277e53134a2858b5",
         sha256="e8848fb1431dd83deb9b818bf205d37bff51f71a096e17e61ce36e9e8ea41a14",
