@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import io
 import json
+import platform
 import resource
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from PIL import Image
 
-from benchmarks.runs import median_seconds
+from benchmarks.runs import command, median_seconds, versions
+
+SIDE: Final = 512
+"""Of the small picture, in pixels."""
 
 COLD = """
 import time
@@ -88,32 +92,43 @@ def _large(photo: Path, folder: Path, side: int, *, alpha: bool) -> dict[str, fl
     return found
 
 
-def run(photo: Path, output: Path, folder: Path, repeats: int, side: int) -> None:
-    """Measure with a photo, 512 x 512 from its middle, and write JSON."""
-    import pillow_sdl  # noqa: F401
-
-    with Image.open(photo) as source:
-        left, top = (source.width - 512) // 2, (source.height - 512) // 2
-        image = source.convert("RGB").crop((left, top, left + 512, top + 512))
-    target = io.BytesIO()
-    image.save(target, "SDL")
-    data = target.getvalue()
-    path = folder / "small.sdl"
-    path.write_bytes(data)
-    import torch
-
-    cold = [json.loads(_python(COLD.format(path=str(path)))) for _ in range(5)]
-    found: dict[str, Any] = {
-        "threads": torch.get_num_threads(),
+def _small(image: Image.Image, path: Path, payload: str, repeats: int) -> dict[str, Any]:
+    """Bytes of a picture's file and median seconds of all that is done with it; it is written to `path`."""
+    image.save(path, payload=payload)
+    data = path.read_bytes()
+    cold = [json.loads(_python(COLD.format(path=str(path)))) for _ in range(min(5, repeats))]
+    return {
         "bytes": len(data),
-        "encode_512_s": median_seconds(lambda: image.save(io.BytesIO(), "SDL"), repeats),
-        "decode_512_s": median_seconds(lambda: Image.open(io.BytesIO(data)).load(), repeats),
+        "encode_s": median_seconds(lambda: image.save(io.BytesIO(), "SDL", payload=payload), repeats),
+        "decode_s": median_seconds(lambda: Image.open(io.BytesIO(data)).load(), repeats),
         "open_s": median_seconds(lambda: Image.open(path).close(), 10 * repeats),
         "thumbnail_96_s": median_seconds(lambda: Image.open(path).thumbnail((96, 96)), repeats),
         "verify_s": median_seconds(lambda: Image.open(path).verify(), repeats),
-        "import_s": statistics.median(float(_python(IMPORTS)) for _ in range(11)),
         "cold_load_s": {name: statistics.median(row[name] for row in cold) for name in cold[0]},
     }
+
+
+def run(photo: Path, output: Path, folder: Path, repeats: int, side: int) -> None:
+    """Measure with a photo, 512 x 512 from its middle, for both payloads, and write JSON."""
+    import pillow_sdl  # noqa: F401
+
+    with Image.open(photo) as source:
+        if min(source.size) < SIDE:
+            msg = f"{photo}: {SIDE} pixels a side are needed, not {source.width} x {source.height}"
+            raise SystemExit(msg)
+        left, top = (source.width - SIDE) // 2, (source.height - SIDE) // 2
+        image = source.convert("RGB").crop((left, top, left + SIDE, top + SIDE))
+    import torch
+
+    found: dict[str, Any] = {
+        "command": command(),
+        "versions": versions(),
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "import_s": statistics.median(float(_python(IMPORTS)) for _ in range(11)),
+    }
+    for payload in ("range", "zstd"):
+        found[f"{SIDE}x{SIDE} {payload}"] = _small(image, folder / f"{payload}.sdl", payload, repeats)
     if side:
         found[f"{side}x{side} RGB"] = _large(photo, folder, side, alpha=False)
         found[f"{side}x{side} RGBA"] = _large(photo, folder, side, alpha=True)

@@ -702,3 +702,23 @@ def test_a_photo_too_small_for_the_stages_is_refused(tmp_path: Path) -> None:
     """Its size stands in the message."""
     with pytest.raises(SystemExit, match="2000 pixels a side"):
         stages._middle(ROOT / "docs" / "grace_hopper.jpg", 2000)
+
+
+def test_times_of_both_payloads_are_measured(tmp_path: Path) -> None:
+    """Whole pictures, small and in tiles, in this process and in new ones."""
+    results = tmp_path / "speed.json"
+    photo = ROOT / "docs" / "grace_hopper.jpg"
+    main(["speed", "--photo", str(photo), "--repeats", "1", "--side", "300", "--output", str(results)])
+    found = json.loads(results.read_text())
+    small = {payload: found[f"512x512 {payload}"] for payload in ("range", "zstd")}
+    assert 0 < small["range"]["bytes"] < small["zstd"]["bytes"]
+    for row in small.values():
+        assert 0 < row["open_s"] < row["decode_s"] < row["cold_load_s"]["total"]
+        assert 0 < row["verify_s"] < row["decode_s"]
+        assert sum(row["cold_load_s"].values()) == pytest.approx(2 * row["cold_load_s"]["total"])
+    # The context model runs before anything is seen.
+    assert small["range"]["thumbnail_96_s"] > small["zstd"]["thumbnail_96_s"]
+    assert min(found["300x300 RGBA"].values()) > 0
+    Image.new("RGB", (511, 600)).save(tmp_path / "narrow.png")
+    with pytest.raises(SystemExit, match="512 pixels a side are needed"):
+        main(["speed", "--photo", str(tmp_path / "narrow.png"), "--output", str(results)])

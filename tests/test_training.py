@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import hashlib
 import io
@@ -308,6 +309,23 @@ def test_the_encoder_has_a_rate_of_its_own(data: Path, tmp_path: Path, optimizer
             assert still == 0, key
             # Some of the context model has no part in what so small a picture costs.
             assert 0 < slow < fast or (fast == 0 and key.startswith("rate_model.context.")), key
+
+
+@pytest.mark.parametrize("balance", [0.0, 0.5, 0.8, 1.0])
+def test_rates_are_balanced(balance: float) -> None:
+    """How much more a high rate's error counts than a low one's: 540 times, to the power of what is left to 1."""
+    pixels = torch.rand(1, 3, 16, 16).expand(2, -1, -1, -1)
+    output = (pixels + 0.1).requires_grad_()
+    batch = train.Batch(pixels, torch.tensor([0.0, 1.0]), torch.zeros(2, 96, 1, 1), output, torch.zeros(2))
+    options = argparse.Namespace(
+        steps=1, perceptual_ramp=(2, 3), error_weight=0.0008, dists_from=1, dists_every=1, balance=balance
+    )
+    lpips: Any = None  # Not asked for squared error alone
+    loss, _ = train.compute_loss(batch, (lpips, None), None, options, 0)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert output.grad is not None
+    low, high = output.grad.abs().sum((1, 2, 3)).tolist()
+    assert high / low == pytest.approx(540 ** (1 - balance), rel=1e-3)
 
 
 def test_muon_makes_updates_orthogonal() -> None:

@@ -232,8 +232,8 @@ def compute_loss(
         distortion = distortion + ramp(done, 0, ADVERSARIAL_RAMP) * options.adversarial * seen
         parts["adversarial"] = seen.mean().item()
     weight = LOWEST_WEIGHT * (HIGHEST_WEIGHT / LOWEST_WEIGHT) ** batch.rate
-    # Divided by the root of the weight, no rate drowns the others' gradients.
-    loss = ((batch.bits + weight * distortion) / weight.sqrt()).mean()
+    # Divided by a power of the weight, no rate drowns the others' gradients.
+    loss = ((batch.bits + weight * distortion) / weight**options.balance).mean()
     return loss, parts | {"bpp": batch.bits.mean().item()}
 
 
@@ -313,6 +313,12 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--adversarial", type=float, default=0.0, help="weight of a discriminator's loss; 0: none")
     parser.add_argument("--error-weight", type=float, default=0.0008)
+    parser.add_argument(
+        "--balance",
+        type=float,
+        default=0.5,
+        help="a crop's loss is divided by its rate's weight to this power: 0 for high rates alone, 1 for low ones",
+    )
     parser.add_argument("--perceptual-ramp", type=float, nargs=2, default=(0.03, 0.15), metavar=("START", "END"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--every", type=int, default=250, help="steps between checkpoints")
