@@ -22,7 +22,7 @@ from PIL import Image
 from tqdm import tqdm
 
 import pillow_sdl  # noqa: F401  registers .sdl
-from benchmarks.runs import command, versions
+from benchmarks.runs import command, middle, versions
 from pillow_sdl import settings
 from pillow_sdl.models import cards, search
 
@@ -51,9 +51,7 @@ def run(photo: Path, output: Path, *, model: str, repeats: int) -> None:
         folder = search.find(card)
     except OSError as exc:
         raise SystemExit(str(exc)) from exc
-    with Image.open(photo) as source:
-        left, top = (source.width - SIDE) // 2, (source.height - SIDE) // 2
-        image = source.convert("RGB").crop((left, top, left + SIDE, top + SIDE))
+    image = middle(photo, SIDE)
     network: Any = getattr(diffusers, card.architecture).from_pretrained(folder, local_files_only=True)
     target = io.BytesIO()
     image.save(target, "SDL", model=model)

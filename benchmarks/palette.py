@@ -14,11 +14,10 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from tqdm import tqdm
 
 from benchmarks.report import markdown
-from benchmarks.runs import Journal, Row, command, photos, versions
+from benchmarks.runs import Journal, Row, command, middle, photos, versions
 from pillow_sdl import codec, container
 from pillow_sdl.latent import palette
 from pillow_sdl.models import cards, store
@@ -88,9 +87,7 @@ def reference(latent: NDArray[np.float32], starts: int, generator: np.random.Gen
 
 def measure(path: Path, model: str, starts: int) -> Row:
     """Bytes of the files of a photo's middle, and errors."""
-    with Image.open(path) as source:
-        left, top = (source.width - SIDE) // 2, (source.height - SIDE) // 2
-        image = source.convert("RGB").crop((left, top, left + SIDE, top + SIDE))
+    image = middle(path, SIDE)
     latent = store.load(cards.by_name(model)).encode(np.array(image))
     row: Row = {"photo": path.name}
     for name, dither in (("dithered", True), ("plain", False)):

@@ -83,10 +83,22 @@ def photos(folder: Path, limit: int | None, least: int = 1, every: int = 1) -> l
         raise SystemExit(msg)
     for path in paths:
         with Image.open(path) as image:
-            if min(image.size) < least:
-                msg = f"{path}: {least} pixels a side are needed, not {image.width} x {image.height}"
-                raise SystemExit(msg)
+            _refuse_below(least, path, image)
     return paths
+
+
+def middle(photo: Path, side: int) -> Image.Image:
+    """The middle of a photo, side x side pixels, RGB.   Raises SystemExit for a photo with a shorter side."""
+    with Image.open(photo) as image:
+        _refuse_below(side, photo, image)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        return image.convert("RGB").crop((left, top, left + side, top + side))
+
+
+def _refuse_below(least: int, path: Path, image: Image.Image) -> None:
+    if min(image.size) < least:
+        msg = f"{path}: {least} pixels a side are needed, not {image.width} x {image.height}"
+        raise SystemExit(msg)
 
 
 def median_seconds(action: Callable[[], object], repeats: int) -> float:

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from PIL import Image
 
-from benchmarks.runs import command, median_seconds, versions
+from benchmarks.runs import command, median_seconds, middle, versions
 
 SIDE: Final = 512
 """Of the small picture, in pixels."""
@@ -112,12 +112,7 @@ def run(photo: Path, output: Path, folder: Path, repeats: int, side: int) -> Non
     """Measure with a photo, 512 x 512 from its middle, for both payloads, and write JSON."""
     import pillow_sdl  # noqa: F401
 
-    with Image.open(photo) as source:
-        if min(source.size) < SIDE:
-            msg = f"{photo}: {SIDE} pixels a side are needed, not {source.width} x {source.height}"
-            raise SystemExit(msg)
-        left, top = (source.width - SIDE) // 2, (source.height - SIDE) // 2
-        image = source.convert("RGB").crop((left, top, left + SIDE, top + SIDE))
+    image = middle(photo, SIDE)
     import torch
 
     found: dict[str, Any] = {

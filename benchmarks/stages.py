@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from PIL import Image
 
-from benchmarks.runs import Row, command, versions
+from benchmarks.runs import Row, command, middle, versions
 
 MODEL: Final = "sd-1.5"
 SPACE: Final = "sd1"
@@ -124,15 +123,6 @@ def full_size(pipeline: Path) -> None:
     save_file({search.PROMPT_TENSOR: prompt.astype(np.float32)}, pipeline / search.PROMPT)
 
 
-def _middle(photo: Path, side: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    with Image.open(photo) as image:
-        if min(image.size) < side:
-            msg = f"{photo}: {side} pixels a side are needed, not {image.width} x {image.height}"
-            raise SystemExit(msg)
-        left, top = (image.width - side) // 2, (image.height - side) // 2
-        return np.asarray(image.convert("RGB").crop((left, top, left + side, top + side)))
-
-
 def run(
     photo: Path,
     output: Path,
@@ -152,7 +142,7 @@ def run(
     from pillow_sdl.codec import EncodeOptions
 
     build(folder / MODEL)
-    np.save(folder / "pixels.npy", _middle(photo, side))
+    np.save(folder / "pixels.npy", np.asarray(middle(photo, side)))
     rate = EncodeOptions(quality=quality).rate
     arguments = json.dumps([str(folder), MODEL, SPACE, rate, repeats, "unet"])
     rows: list[Row] = []

@@ -38,11 +38,10 @@ MODEL = bytes(range(0xA0, 0xB0))
 
 SPACE = 16
 CHANNELS = 96
-FACTOR = 16
-"""Latent space of most vectors, its channels and its pixels per position."""
+"""Latent space of most vectors and its channels."""
 
 SD1, SDXL, SD3, SDL2, SDL3 = 1, 2, 3, 17, 18
-SD1_CHANNELS, SD3_CHANNELS, SD_FACTOR = 4, 16, 8
+SD1_CHANNELS, SD3_CHANNELS = 4, 16
 MODES = {"L": 0, "LA": 1, "RGB": 2, "RGBA": 3}
 
 
@@ -497,7 +496,7 @@ def as_range(
 ) -> Vector:
     """A file of method 1.   positions: width and height of the latent; the picture is a pixel less than they hold."""
     width, height = positions
-    factor = FACTOR if space in {SPACE, SDL2, SDL3} else SD_FACTOR
+    _, factor = reader.CHANNELS_AND_FACTORS[space]
     size = (factor * width - 1, factor * height - 1)
     data = range_payload(planes, groups, b, rate=rate, height=height, width=width, space=space)
     whole = file(section("L", data), width=size[0], height=size[1], rate=rate, payload=1, space=space)

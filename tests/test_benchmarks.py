@@ -701,7 +701,7 @@ def test_the_stages_networks_are_stable_diffusion_s() -> None:
 def test_a_photo_too_small_for_the_stages_is_refused(tmp_path: Path) -> None:
     """Its size stands in the message."""
     with pytest.raises(SystemExit, match="2000 pixels a side"):
-        stages._middle(ROOT / "docs" / "grace_hopper.jpg", 2000)
+        runs.middle(ROOT / "docs" / "grace_hopper.jpg", 2000)
 
 
 def test_times_of_both_payloads_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
