@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,8 +34,9 @@ from pillow_sdl.models.embedded import LATENT_CHANNELS, RATE_FEATURES, Block, ra
 from training import muon
 from training.compare import crops
 from training.data import Photos
+from training.loop import channels_last, descend, learning_rate, ramp, running_mean
 from training.rate import quantize_noisy
-from training.train import Codec, channels_last, learning_rate, ramp, running_mean, shipped, start_at_identity
+from training.train import Codec, shipped, start_at_identity
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -197,11 +199,8 @@ def train(
             top, left = generator.integers(0, 4, 2).tolist()
             seen = lpips(output[:, :, top:, left:], pixels[:, :, top:, left:])
             loss = loss + 2.5 * perceptual * seen
-        network.zero_grad(set_to_none=True)
-        loss.mean().backward()
-        norm = nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        if torch.isfinite(norm):
-            muon.step(optimizers, learning_rate(step, options.steps, options.lr, options.steps // 10))
+        lr = learning_rate(step, options.steps, options.lr, options.steps // 10)
+        if math.isfinite(descend(loss.mean(), network, optimizers, lr)):
             running_mean(average, list(network.parameters()), step)
     with torch.no_grad():
         for parameter, mean in zip(network.parameters(), average, strict=True):

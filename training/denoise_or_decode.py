@@ -29,7 +29,8 @@ from training import muon
 from training.architecture import decode_times, experiment_parser, judge, kept, train
 from training.compare import crops
 from training.data import Photos
-from training.train import Codec, channels_last, learning_rate, shipped, start_at_identity
+from training.loop import channels_last, descend, learning_rate
+from training.train import Codec, shipped, start_at_identity
 
 RATES = (0.0, 0.1, 0.2, 0.5)
 BLOCKS = 4
@@ -102,7 +103,8 @@ def learn_to_denoise(denoiser: LatentDenoiser, codec: Codec, photos: Photos, opt
     """Squared error of the latent, in steps; returns its share of what the quantiser left, of the last tenth."""
     optimizers = muon.optimizers([(denoiser, 1.0)], options.lr, options.muon)
     shares = []
-    for step in tqdm(range(options.denoiser_steps), disable=None):
+    steps_in_all = options.denoiser_steps
+    for step in tqdm(range(steps_in_all), disable=None):
         generator = np.random.default_rng((options.seed + 1, step))
         pixels = photos.batch(options.batch, options.crop, generator).contiguous(memory_format=torch.channels_last)
         rate = torch.from_numpy(generator.random(options.batch, dtype=np.float32))
@@ -112,10 +114,7 @@ def learn_to_denoise(denoiser: LatentDenoiser, codec: Codec, photos: Photos, opt
             coarse = (latent / steps).round() * steps
             before = ((coarse - latent) / steps).square().mean()
         loss = ((denoiser(coarse, rate) - latent) / steps).square().mean()
-        denoiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(denoiser.parameters(), 1.0)
-        muon.step(optimizers, learning_rate(step, options.denoiser_steps, options.lr, options.denoiser_steps // 10))
+        descend(loss, denoiser, optimizers, learning_rate(step, steps_in_all, options.lr, steps_in_all // 10))
         shares.append((loss / before).item())
     return float(np.mean(shares[-len(shares) // 10 :]))
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,17 +25,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 from safetensors.numpy import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.metrics import Dists, Lpips
 from pillow_sdl.latent import palette
 from pillow_sdl.latent.spaces import WEIGHTS
 from pillow_sdl.models.denoiser import STEPS, Denoiser
 from pillow_sdl.models.store import tensor_hash
+from training import muon
 from training.data import paths_of
 from training.latents import SCALES, middle
+from training.loop import channels_last, descend, learning_rate, record, running_mean
 from training.shipping import replace_once
-from training.train import channels_last, learning_rate, record, running_mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -181,14 +183,15 @@ def train(options: argparse.Namespace) -> None:
     network = channels_last(read_average(options.init) if options.init else Denoiser()).to(device)
     average = Denoiser().to(device)
     average.load_state_dict(network.state_dict())
-    optimizer = torch.optim.Adam(network.parameters(), lr=options.lr, betas=(0.9, 0.99))
+    optimizers = muon.optimizers([(network, 1.0)], options.lr, 0)
     seen = Seen(options, device) if options.metrics else None
     checkpoint, step = options.run / "checkpoint.pt", 0
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=device, weights_only=True)
         network.load_state_dict(state["network"])
         average.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
+        for optimizer, kept in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(kept)
         step = state["step"]
     started, history = time.monotonic(), []
     while step < options.steps:
@@ -205,23 +208,18 @@ def train(options: argparse.Namespace) -> None:
         if seen is not None and batch.pixels is not None:
             visible, more = seen.loss(found, batch.pixels, generator)
             loss, parts = loss + visible, parts | more
-        optimizer.zero_grad(set_to_none=True)
-        loss.mean().backward()
-        norm = nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, options.steps, options.lr)
-        if torch.isfinite(norm):
-            optimizer.step()
+        norm = descend(loss.mean(), network, optimizers, learning_rate(step, options.steps, options.lr))
+        if math.isfinite(norm):
             running_mean(list(average.parameters()), list(network.parameters()), step)
         step += 1
-        history.append(parts | {"norm": norm.item()})
+        history.append(parts | {"norm": norm})
         if step % options.every == 0 or step == options.steps:
             row: dict[str, float] = {"step": step, "seconds": time.monotonic() - started}
             row |= {name: float(np.mean([parts[name] for parts in history])) for name in history[0]}
             state = {
                 "network": network.state_dict(),
                 "average": average.state_dict(),
-                "optimizer": optimizer.state_dict(),
+                "optimizers": [optimizer.state_dict() for optimizer in optimizers],
                 "step": step,
             }
             record(checkpoint, row, state)

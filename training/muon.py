@@ -80,7 +80,7 @@ def optimizers(
     return found
 
 
-def step(found: list[torch.optim.Optimizer], lr: float) -> None:
+def step(found: Sequence[torch.optim.Optimizer], lr: float) -> None:
     """One step of all at a learning rate."""
     for optimizer in found:
         for group in optimizer.param_groups:

@@ -21,7 +21,7 @@ import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -40,19 +40,14 @@ from training import muon
 from training.context import UNIT, ContextModel
 from training.data import Photos
 from training.discriminator import Adversary
+from training.loop import channels_last, descend, learning_rate, ramp, record, running_mean
 from training.rate import KNOTS, RateModel, quantize_noisy
-
-Network = TypeVar("Network", bound=nn.Module)
 
 LOWEST_WEIGHT, HIGHEST_WEIGHT = 0.1, 54.0
 """Weight of distortion against bits per pixel at rate 0 and rate 1; between them it grows geometrically."""
 
-WARM_UP = 200
-
 ADVERSARIAL_RAMP = 0.1
 """Part of a run in which the adversarial loss grows to its weight: the discriminator learns first."""
-
-AVERAGE_DECAY = 0.999
 
 GROUPS = (4, 8, 12, 24, 24, 24)
 """Channels of the context model's groups; its hidden layers have 64 and 32 values."""
@@ -61,14 +56,6 @@ GROUPS = (4, 8, 12, 24, 24, 24)
 def context_model(order: np.ndarray, deviation: np.ndarray) -> ContextModel:
     """The embedded space's twin of a context model, untrained.   order, deviation: of its channels (SPEC 8.6.3)."""
     return ContextModel(order, list(GROUPS), deviation, [64, 32], window=1, reach=2)
-
-
-def channels_last(network: Network) -> Network:
-    """The same, its convolutions' weights lying as CPUs compute them fastest."""
-    for parameter in network.parameters():
-        if parameter.ndim == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-    return network
 
 
 def start_at_identity(network: nn.Module) -> None:
@@ -138,18 +125,6 @@ def read_codec(run: Path) -> Codec:
     return cast("Codec", average.module).eval()
 
 
-def ramp(progress: float, start: float, end: float) -> float:
-    """0 before `start`, 1 after `end`, linear between."""
-    return min(1.0, max(0.0, (progress - start) / (end - start)))
-
-
-def learning_rate(step: int, steps: int, peak: float, warm_up: int = WARM_UP) -> float:
-    """Linear warm-up, then half a cosine down to a fiftieth of the peak."""
-    if step < warm_up:
-        return peak * (step + 1) / warm_up
-    return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps))))
-
-
 def optimizers_of(codec: Codec, options: argparse.Namespace) -> list[torch.optim.Optimizer]:
     """For all parameters; the steps are logarithms and have further to go."""
     rate_model = codec.rate_model
@@ -159,15 +134,6 @@ def optimizers_of(codec: Codec, options: argparse.Namespace) -> list[torch.optim
         {"params": [rate_model.log2_steps], "factor": 10 * options.encoder_lr},
     ]
     return muon.optimizers(networks, options.lr, options.muon, more)
-
-
-@torch.no_grad()
-def running_mean(
-    average: tuple[Tensor, ...] | list[Tensor], current: tuple[Tensor, ...] | list[Tensor], seen: Tensor | int
-) -> None:
-    """Exponential mean of the weights, with a short memory at first."""
-    decay = min(AVERAGE_DECAY, (1 + int(seen)) / (10 + int(seen)))
-    torch._foreach_lerp_(average, current, 1 - decay)
 
 
 def averaged(codec: Codec) -> torch.optim.swa_utils.AveragedModel:
@@ -258,16 +224,8 @@ def validate(codec: Codec, photos: Photos, lpips: Lpips, device: torch.device) -
     return found
 
 
-def record(checkpoint: Path, row: dict[str, float], state: dict[str, Any]) -> None:
-    """Print a line of the log and add it to log.txt beside the checkpoint, which a whole new one replaces."""
-    print("  ".join(f"{name} {value:.4g}" for name, value in row.items()), flush=True)
-    with checkpoint.with_name("log.txt").open("a") as file:
-        file.write("  ".join(f"{name} {value:.6g}" for name, value in row.items()) + "\n")
-    torch.save(state, checkpoint.with_suffix(".tmp"))
-    checkpoint.with_suffix(".tmp").replace(checkpoint)
-
-
-def main(arguments: list[str] | None = None) -> None:
+def options_of(arguments: list[str] | None) -> argparse.Namespace:
+    """What the command line says, combinations without an effect refused.   Raises SystemExit for those."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of training photos")
     parser.add_argument("--validation", type=Path, help="folder of photos for the log's validation figures")
@@ -330,7 +288,24 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error("--new-decoder replaces that of --init")
     if options.init is not None and (options.encoder_blocks or (options.decoder_blocks and not options.new_decoder)):
         parser.error("the blocks are those of --init; only a --new-decoder may have others")
+    return options
 
+
+def initial(options: argparse.Namespace) -> Codec:
+    """What a new run starts from."""
+    default = Layout()
+    layout = Layout(tuple(options.encoder_blocks or default.encoder), tuple(options.decoder_blocks or default.decoder))
+    if options.init is None:
+        return Codec(layout=layout)
+    if options.init in {space.name for space in SPACES}:
+        codec = shipped(options.init, options.stretch)
+    else:
+        codec = read_codec(Path(options.init))
+    return with_new_decoder(codec, layout) if options.new_decoder else codec
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = options_of(arguments)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(options.seed)
     options.run.mkdir(parents=True, exist_ok=True)
@@ -340,16 +315,7 @@ def main(arguments: list[str] | None = None) -> None:
     lpips = Lpips(options.metrics).to(device)
     dists = Dists(options.metrics).to(device) if options.dists_weight else None
 
-    layout = Layout(tuple(options.encoder_blocks or layout.encoder), tuple(options.decoder_blocks or layout.decoder))
-    if options.init is None:
-        codec = Codec(layout=layout)
-    elif of_space:
-        codec = shipped(options.init, options.stretch)
-    else:
-        codec = read_codec(Path(options.init))
-    if options.new_decoder:
-        codec = with_new_decoder(codec, layout)
-    codec = channels_last(codec).to(device)
+    codec = channels_last(initial(options)).to(device)
     if options.decoder_only:
         codec.requires_grad_(requires_grad=False)
         codec.autoencoder.decoder.requires_grad_(requires_grad=True)
@@ -379,14 +345,11 @@ def main(arguments: list[str] | None = None) -> None:
         context.rounding.on = step >= (1 - options.rounded) * options.steps
         batch = through(codec, pixels, rate, decoder_only=options.decoder_only)
         loss, parts = compute_loss(batch, (lpips, dists), adversary, options, step)
-        codec.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(codec.parameters(), 1.0)
-        if torch.isfinite(norm):
-            muon.step(optimizers, learning_rate(step, options.steps, options.lr))
+        norm = descend(loss, codec, optimizers, learning_rate(step, options.steps, options.lr))
+        if math.isfinite(norm):
             average.update_parameters(codec)
         step += 1
-        history.append(parts | {"loss": loss.item(), "norm": norm.item()})
+        history.append(parts | {"loss": loss.item(), "norm": norm})
         if step % options.every == 0 or step == options.steps:
             names = sorted({name for parts in history for name in parts})
             row: dict[str, float] = {"step": step, "seconds": time.monotonic() - started}
