@@ -12,6 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from pillow_sdl import cli, codec, settings
+from pillow_sdl.models import cards
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -22,9 +23,9 @@ def test_the_examples_run(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "docs", tmp_path / "docs")
     examples = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert len(examples) == 2
-    program = "\n".join(examples)
+    program, space = "\n".join(examples), cards.by_name("embedded").space
     found = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, capture_output=True, text=True)
-    assert found.stdout.splitlines() == ["(512, 600) True", "sdl3 (96, 38, 32) 512 600", "(512, 256)"]
+    assert found.stdout.splitlines() == ["(512, 600) True", f"{space} (96, 38, 32) 512 600", "(512, 256)"]
     with Image.open(tmp_path / "photo.png") as image:
         assert image.size == (512, 600)
 

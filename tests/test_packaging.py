@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from pillow_sdl.latent.spaces import SPACES
+from pillow_sdl.models import cards
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -28,17 +31,19 @@ def test_the_wheel_has_the_network(wheel: Path) -> None:
     16 MB at most, and 8 MB of denoiser, and the networks of before, for their files.
     """
     names = set(zipfile.ZipFile(wheel).namelist())
-    spaces = [f"{space}{part}" for space in ("sdl1", "sdl2", "sdl3") for part in ("", "-tables", "-context")]
-    weights = [f"weights/{name}.safetensors" for name in (*spaces, "sd1-denoiser")]
+    *before, now = [space.name for space in SPACES if space.name.startswith("sdl")]
+    assert cards.by_name("embedded").space == now
+    files = [f"{space}{part}" for space in (*before, now) for part in ("", "-tables", "-context")]
+    weights = [f"weights/{name}.safetensors" for name in (*files, "sd1-denoiser")]
     for name in (*weights, "weights/README.md", "py.typed"):
         assert f"pillow_sdl/{name}" in names
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"pillow_sdl"}
     sizes = {info.filename: info.compress_size for info in zipfile.ZipFile(wheel).infolist()}
     denoiser = sizes["pillow_sdl/weights/sd1-denoiser.safetensors"]
     assert denoiser < 8e6
-    before = [sizes[f"pillow_sdl/weights/{space}.safetensors"] for space in ("sdl1", "sdl2")]
-    assert max(before) < 15e6
-    assert wheel.stat().st_size - denoiser - sum(before) < 16e6
+    networks = [sizes[f"pillow_sdl/weights/{space}.safetensors"] for space in before]
+    assert max(networks) < 15e6
+    assert wheel.stat().st_size - denoiser - sum(networks) < 16e6
 
 
 def test_the_wheel_works_without_the_checkout(wheel: Path, tmp_path: Path) -> None:

@@ -193,7 +193,7 @@ def test_runs_are_compared_on_photos(data: Path, tmp_path: Path, monkeypatch: py
         compare.crops(tmp_path / "run", 64, None)
 
 
-@pytest.mark.parametrize("space", ["sdl1", "sdl2", "sdl3"])
+@pytest.mark.parametrize("space", [space.name for space in spaces.SPACES if space.name.startswith("sdl")])
 def test_training_goes_on_from_what_ships(space: str) -> None:
     """The trainable codec of a space gives the integer table, the symbols and the pixels of the one in the package."""
     codec = train.shipped(space)

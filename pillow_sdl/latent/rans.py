@@ -11,6 +11,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -62,6 +63,16 @@ class Distributions:
     def lists(self) -> tuple[list[int], list[int]]:
         """`start` and `frequency` as Python's own integers."""
         return self.start.tolist(), self.frequency.tolist()
+
+    @cached_property
+    def rows(self) -> list[tuple[int, int, int, int, int]]:
+        """Of each row: its likeliest entry, where that starts and ends, the row's first entry and the next row's."""
+        start, frequency = self.lists
+        found = []
+        for low, high in pairwise(self.first.tolist()):
+            entry = max(range(low, high), key=frequency.__getitem__)
+            found.append((entry, start[entry], start[entry] + frequency[entry], low, high))
+        return found
 
 
 class Encoder:
@@ -170,11 +181,16 @@ class Decoder:
         state = int(self._state[0])
         found: list[int] = []
         append = found.append
-        for low, high in zip(table.first[rows].tolist(), table.first[rows + 1].tolist(), strict=True):
+        for likeliest, begin, end, low, high in map(table.rows.__getitem__, rows.tolist()):
             slot = state & 0xFFFF
-            entry = bisect_right(start, slot, low, high) - 1
-            append(entry)
-            state = frequency[entry] * (state >> 16) + slot - start[entry]
+            # Most symbols are what they are likeliest to be, and need no search.
+            if begin <= slot < end:
+                append(likeliest)
+                state = (end - begin) * (state >> 16) + slot - begin
+            else:
+                entry = bisect_right(start, slot, low, high) - 1
+                append(entry)
+                state = frequency[entry] * (state >> 16) + slot - start[entry]
             if state < 0x10000:
                 if position == len(words):
                     raise exhausted()
