@@ -139,8 +139,15 @@ SPACES: Final = (
         factor=16,
         tables_sha256="5268ee4441d119e6e94c4b2a9f5dc341ea037d688811b3a23e4d3de407eab3e3",
     ),
+    LatentSpace(
+        code=19,
+        name="sdl4",
+        channels=96,
+        factor=16,
+        tables_sha256="98f02e605d8873e0e288a2c61b6ae685bc2785f2a78b7669ffb4977dbdb0b284",
+    ),
 )
-"""In the order of spec/registry.md.  1 to 4: Stable Diffusion 1 and 2, SDXL, Stable Diffusion 3, FLUX.1; 16 to 18: ours."""
+"""In the order of spec/registry.md.  1 to 4: Stable Diffusion 1 and 2, SDXL, Stable Diffusion 3, FLUX.1; 16 to 19: ours."""
 
 
 def by_code(code: int) -> LatentSpace:

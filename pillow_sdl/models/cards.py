@@ -100,10 +100,14 @@ def _kl(
 
 CARDS: Final = (
     _ours(
-        "embedded", space="sdl3", hash="7406bd98f3059c78668d788e9a84fcb7",
-        sha256="84740e189d88dfb794ef01d473d3b535186fd41e8de98ed0a78c919d345a6690",
+        "embedded", space="sdl4", hash="bff5aa7607869f033321d72b28a7c7c4",
+        sha256="d785463f0a1ddf232db419224ac6b585bf2721c876838222960fcef4de51007b",
     ),
     # Those of before, whose files go on to be decoded.
+    _ours(
+        "sdl3", space="sdl3", hash="7406bd98f3059c78668d788e9a84fcb7",
+        sha256="84740e189d88dfb794ef01d473d3b535186fd41e8de98ed0a78c919d345a6690",
+    ),
     _ours(
         "sdl2", space="sdl2", hash="b4d1aa21d4533ca30028b1b8c195e11f",
         sha256="a2f4b55e0b8c0c15caa660ec1486b0631bee468ae68c24e2a2fc3168c5fd7bc7",
