@@ -71,11 +71,11 @@ def command(module: str = "benchmarks") -> str:
 def photos(folder: Path, limit: int | None, least: int = 1, every: int = 1) -> list[Path]:
     """The first photos by name; only every so many.
 
-    Raises SystemExit if there are none, or for one with a side below `least` pixels, and ValueError if `every` is below 1.
+    Raises SystemExit if there are none, for one with a side below `least` pixels, and if `every` is below 1.
     """
     if every < 1:
         msg = f"every must be 1 or more, not {every}"
-        raise ValueError(msg)
+        raise SystemExit(msg)
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in {".png", ".jpg", ".jpeg"})
     paths = paths[::every][:limit]
     if not paths:
