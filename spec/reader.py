@@ -27,7 +27,16 @@ NOT_SDL, MALFORMED, TRUNCATED, CHECKSUM = "not-sdl", "malformed", "truncated", "
 UNSUPPORTED, LIMIT = "unsupported", "limit"
 
 MODES = ("L", "LA", "RGB", "RGBA")
-CHANNELS_AND_FACTORS = {1: (4, 8), 2: (4, 8), 3: (16, 8), 4: (16, 8), 16: (96, 16), 17: (96, 16), 18: (96, 16), 19: (96, 16)}
+CHANNELS_AND_FACTORS = {
+    1: (4, 8),
+    2: (4, 8),
+    3: (16, 8),
+    4: (16, 8),
+    16: (96, 16),
+    17: (96, 16),
+    18: (96, 16),
+    19: (96, 16),
+}
 NAMES_OF_TABLES = {1: "sd1", 2: "sdxl", 3: "sd3", 4: "flux1", 16: "sdl1", 17: "sdl2", 18: "sdl3", 19: "sdl4"}
 """Latent spaces with a context model, by the names of their tables' files."""
 
