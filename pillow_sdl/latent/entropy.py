@@ -33,7 +33,7 @@ RANGE: Final = 1
 STATE_SHARE: Final = 600
 """Payload bytes for each state of the coder: a state costs 3 bytes, so they take .5 % at most."""
 
-MANY: Final = 1 << 19
+MANY: Final = 1 << 21
 """Symbols from which on several states are quicker than one."""
 
 MAX_LANES: Final = 12
