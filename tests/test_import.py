@@ -43,7 +43,7 @@ THIRD_PARTY = {
     "container": set(),
     "zstdframe": {"zstandard"},
     "alpha": {"numpy"},
-    "latent": {"numpy", "safetensors"},
+    "latent": {"numpy", "safetensors", "threadpoolctl"},
     "models": {"numpy", "safetensors", "torch", "diffusers", "huggingface_hub", "tqdm", "transformers"},
     "codec": {"numpy"},
     "SdlImagePlugin": {"PIL", "numpy"},
