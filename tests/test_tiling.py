@@ -105,7 +105,7 @@ def test_margins_cover_the_receptive_fields() -> None:
     """A change of one position reaches no further than the margins say, and the test would see it if it did."""
     model = store.load(CARD)
     assert isinstance(model, embedded.EmbeddedModel)
-    length = 2 * max(embedded.ENCODER_MARGIN, model.decoder_margin) + 21
+    length = 2 * max(model.encoder_margin, model.decoder_margin) + 21
     middle = length // 2
     latent = np.random.default_rng(0).normal(0, 1, (96, 1, length)).astype(np.float32)
     changed = latent.copy()
@@ -122,8 +122,8 @@ def test_margins_cover_the_receptive_fields() -> None:
     difference = np.abs(model.encode(pixels) - before).max((0, 1))
     reached = np.flatnonzero(difference > 1e-4 * np.abs(before).max())
     assert middle in reached
-    assert middle - embedded.ENCODER_MARGIN <= reached.min()
-    assert reached.max() <= middle + embedded.ENCODER_MARGIN
+    assert middle - model.encoder_margin <= reached.min()
+    assert reached.max() <= middle + model.encoder_margin
 
 
 def test_a_file_is_the_same_picture_with_and_without_tiles(request: pytest.FixtureRequest) -> None:

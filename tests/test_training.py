@@ -228,25 +228,27 @@ def test_training_goes_on_from_what_ships(space: str) -> None:
     np.testing.assert_allclose(widest[-1], knots[-1] + 0.25 * 7 * (knots[-1] - knots[-2]), atol=1e-4)
 
 
-def test_a_decoder_grows_without_a_change_of_its_pictures() -> None:
+@pytest.mark.parametrize("network", ["encoder", "decoder"])
+def test_a_network_grows_without_a_change_of_what_it_gives(network: str) -> None:
     """New blocks do nothing until they are trained, and get gradients; to take them away again gives back what was."""
-    decoder = train.shipped("sdl1").autoencoder.decoder
-    larger = denoise_or_decode.reshaped(decoder, embedded.Layout(decoder=(5, 3, 4, 3)))
-    latent, rate = torch.randn(2, 96, 4, 6, generator=torch.Generator().manual_seed(0)), torch.tensor([0.2, 0.9])
-    torch.testing.assert_close(larger(latent, rate), decoder(latent, rate), rtol=0, atol=0)
-    larger(latent, rate).square().sum().backward()
-    added = [
-        layer
-        for place, layer in denoise_or_decode.by_place(larger).items()
-        if place not in denoise_or_decode.by_place(decoder)
-    ]
+    smaller = getattr(train.shipped("sdl1").autoencoder, network)
+    larger = train.reshaped(smaller, embedded.Layout((3, 3, 5), (5, 3, 4, 3)))
+    generator = torch.Generator().manual_seed(0)
+    given = {
+        "encoder": (torch.rand(2, 3, 64, 96, generator=generator),),
+        "decoder": (torch.randn(2, 96, 4, 6, generator=generator), torch.tensor([0.2, 0.9])),
+    }[network]
+    torch.testing.assert_close(larger(*given), smaller(*given), rtol=0, atol=0)
+    larger(*given).square().sum().backward()
+    before = train.by_place(smaller)
+    added = [layer for place, layer in train.by_place(larger).items() if place not in before]
     assert len(added) == 4
     for layer in added:
         assert isinstance(layer, embedded.Block)
         assert layer.conv2.weight.grad is not None
         assert layer.conv2.weight.grad.abs().max() > 0
-    again = denoise_or_decode.reshaped(larger, embedded.Layout())
-    torch.testing.assert_close(again(latent, rate), decoder(latent, rate), rtol=0, atol=0)
+    again = train.reshaped(larger, embedded.Layout())
+    torch.testing.assert_close(again(*given), smaller(*given), rtol=0, atol=0)
 
 
 def test_a_run_of_another_layout_is_read_back(data: Path, tmp_path: Path) -> None:
@@ -261,7 +263,7 @@ def test_a_run_of_another_layout_is_read_back(data: Path, tmp_path: Path) -> Non
     # So does the network in the package.
     tensors = {name: tensor.numpy() for name, tensor in codec.autoencoder.state_dict().items()}
     model = embedded.EmbeddedModel(tensors, "cpu", "")
-    assert model.decoder_margin == layout.decoder_margin
+    assert (model.encoder_margin, model.decoder_margin) == (layout.encoder_margin, layout.decoder_margin)
     latent = np.random.default_rng(0).normal(size=(96, 2, 3)).astype(np.float32)
     assert model.decode(latent, 128).shape == (32, 48, 3)
 
@@ -279,16 +281,29 @@ def test_a_new_decoder_is_trained_for_the_same_files(data: Path, tmp_path: Path)
         train.main(arguments(data, tmp_path / "other", "--stretch", "1.2"))
 
 
+def test_training_goes_on_with_a_larger_network(data: Path, tmp_path: Path) -> None:
+    """Of a space's codec the rest stays; at a learning rate of none, all does."""
+    more = ("--init", "sdl4", "--decoder-blocks", "2", "2", "3", "3", "--lr", "0")
+    train.main(arguments(data, tmp_path / "run", *more))
+    codec, before = train.read_codec(tmp_path / "run"), train.shipped("sdl4")
+    assert codec.autoencoder.layout == embedded.Layout(before.autoencoder.layout.encoder, (2, 2, 3, 3))
+    pixels, rate = torch.rand(1, 3, 64, 64), torch.tensor([0.5])
+    with torch.inference_mode():
+        outputs = [train.through(each, pixels, rate, decoder_only=True).output for each in (codec, before)]
+    torch.testing.assert_close(outputs[0], outputs[1], rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "more",
     [
         ("--new-decoder",),
-        ("--init", "sdl1", "--decoder-blocks", "1", "1", "1", "1"),
-        ("--init", "sdl1", "--new-decoder", "--encoder-blocks", "1", "1", "1"),
+        ("--init", "sdl1", "--decoder-blocks", "1", "4", "4", "4"),
+        ("--init", "sdl1", "--encoder-blocks", "2", "2", "2"),
+        ("--init", "sdl1", "--new-decoder", "--encoder-blocks", "3", "3", "3"),
     ],
 )
 def test_options_without_an_effect_are_refused(data: Path, tmp_path: Path, more: tuple[str, ...]) -> None:
-    """Blocks are those of the weights that a run starts from; only a new decoder may have others."""
+    """Weights that a run starts from may get more blocks, not fewer; a new decoder has no say in the encoder."""
     with pytest.raises(SystemExit):
         train.main(arguments(data, tmp_path / "run", *more))
     assert not (tmp_path / "run").exists()

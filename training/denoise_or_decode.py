@@ -24,42 +24,19 @@ from tqdm import tqdm
 
 from benchmarks.metrics import Dists, Lpips
 from benchmarks.runs import command, versions
-from pillow_sdl.models.embedded import LATENT_CHANNELS, RATE_FEATURES, Block, Decoder, Layout, rate_network
+from pillow_sdl.models.embedded import LATENT_CHANNELS, RATE_FEATURES, Block, rate_network
 from training import muon
 from training.architecture import decode_times, experiment_parser, judge, kept, train
 from training.compare import crops
 from training.data import Photos
 from training.loop import channels_last, descend, learning_rate
-from training.train import Codec, shipped, start_at_identity
+from training.train import Codec, reshaped, shipped
 
 RATES = (0.0, 0.1, 0.2, 0.5)
 BLOCKS = 4
 """Of 192 channels, that the decoder gets more; the denoiser has three of DENOISER_WIDTH and its two ends."""
 
 DENOISER_WIDTH = 208
-
-
-def by_place(decoder: Decoder) -> dict[tuple[int, int], nn.Module]:
-    """Its layers by (others than blocks up to it, blocks since the last of those)."""
-    found: dict[tuple[int, int], nn.Module] = {}
-    others = blocks = 0
-    for layer in decoder.layers:
-        others, blocks = (others, blocks + 1) if isinstance(layer, Block) else (others + 1, 0)
-        found[others, blocks] = layer
-    return found
-
-
-def reshaped(decoder: Decoder, layout: Layout) -> Decoder:
-    """A copy of a decoder with more blocks, which change nothing until they are trained, or fewer, at the end of each size."""
-    found = Decoder(layout)
-    old = by_place(decoder)
-    found.rate.load_state_dict(decoder.rate.state_dict())
-    for place, layer in by_place(found).items():
-        if place in old:
-            layer.load_state_dict(old[place].state_dict())
-        else:
-            start_at_identity(layer)
-    return found
 
 
 class LatentDenoiser(nn.Module):

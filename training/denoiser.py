@@ -190,8 +190,7 @@ def train(options: argparse.Namespace) -> None:
         state = torch.load(checkpoint, map_location=device, weights_only=True)
         network.load_state_dict(state["network"])
         average.load_state_dict(state["average"])
-        for optimizer, kept in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(kept)
+        muon.load(optimizers, state["optimizers"])
         step = state["step"]
     started, history = time.monotonic(), []
     while step < options.steps:

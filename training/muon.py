@@ -86,3 +86,9 @@ def step(found: Sequence[torch.optim.Optimizer], lr: float) -> None:
         for group in optimizer.param_groups:
             group["lr"] = group["factor"] * lr
         optimizer.step()
+
+
+def load(found: Sequence[torch.optim.Optimizer], kept: Sequence[dict[str, Any]]) -> None:
+    """Go on from the states that a checkpoint kept of the same optimisers."""
+    for optimizer, state in zip(found, kept, strict=True):
+        optimizer.load_state_dict(state)

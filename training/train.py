@@ -8,8 +8,10 @@ Started again with the same --run it goes on from the checkpoint.  Uses a GPU wh
 Loss of one crop at rate u in 0..1:  bits/pixel + weight(u) * (LPIPS + DISTS part + error_weight * MSE), MSE in
 squared levels of 0..255.  Perceptual terms are ramped in after a stretch on squared error alone.
 
-Stages after the first start from its run (--init RUN) and train the decoder alone (--decoder-only): symbols and bytes
-stay what they are.  With --adversarial a discriminator joins the loss.  With perceptual terms put off for ever
+A run can start from another or from what ships (--init), with more residual blocks (--encoder-blocks, --decoder-blocks),
+which at first change nothing.
+
+Stages after the first may train the decoder alone (--decoder-only): symbols and bytes stay what they are.  With --adversarial a discriminator joins the loss.  With perceptual terms put off for ever
 (--perceptual-ramp 2 3 --dists-weight 0) what comes out is the decoder of least squared error for the same files, which
 says what the perceptual one costs in PSNR.
 """
@@ -21,7 +23,7 @@ import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
@@ -33,7 +35,9 @@ from pillow_sdl.latent.spaces import SPACES, WEIGHTS
 from pillow_sdl.models.embedded import (
     LATENT_CHANNELS,
     Block,
+    Decoder,
     EmbeddedAutoencoder,
+    Encoder,
     Layout,
 )
 from training import muon
@@ -48,6 +52,8 @@ LOWEST_WEIGHT, HIGHEST_WEIGHT = 0.1, 54.0
 
 ADVERSARIAL_RAMP = 0.1
 """Part of a run in which the adversarial loss grows to its weight: the discriminator learns first."""
+
+Network = TypeVar("Network", Encoder, Decoder)
 
 GROUPS = (4, 8, 12, 24, 24, 24)
 """Channels of the context model's groups; its hidden layers have 64 and 32 values."""
@@ -109,6 +115,37 @@ def with_new_decoder(codec: Codec, layout: Layout) -> Codec:
     """The same encoder, steps and context model, before an untrained decoder.   layout: of the decoder."""
     found = Codec(codec.rate_model, replace(layout, encoder=codec.autoencoder.layout.encoder))
     found.autoencoder.encoder = codec.autoencoder.encoder
+    return found
+
+
+def by_place(network: Encoder | Decoder) -> dict[tuple[int, int], nn.Module]:
+    """Its layers by (others than blocks up to it, blocks since the last of those)."""
+    found: dict[tuple[int, int], nn.Module] = {}
+    others = blocks = 0
+    for layer in network.layers:
+        others, blocks = (others, blocks + 1) if isinstance(layer, Block) else (others + 1, 0)
+        found[others, blocks] = layer
+    return found
+
+
+def reshaped(network: Network, layout: Layout) -> Network:
+    """A copy of a network with more blocks, which change nothing until they are trained, or fewer, at the end of each size."""
+    found = type(network)(layout)
+    old = by_place(network)
+    found.load_state_dict({name: w for name, w in network.state_dict().items() if "layers." not in name}, strict=False)
+    for place, layer in by_place(found).items():
+        if place in old:
+            layer.load_state_dict(old[place].state_dict())
+        else:
+            start_at_identity(layer)
+    return found
+
+
+def grown(codec: Codec, layout: Layout) -> Codec:
+    """The same codec with more residual blocks, which at first change nothing.   layout: at least as many everywhere."""
+    found = Codec(codec.rate_model, layout)
+    found.autoencoder.encoder = reshaped(codec.autoencoder.encoder, layout)
+    found.autoencoder.decoder = reshaped(codec.autoencoder.decoder, layout)
     return found
 
 
@@ -258,13 +295,16 @@ def options_of(arguments: list[str] | None) -> argparse.Namespace:
     )
     layout = Layout()
     parser.add_argument(
-        "--encoder-blocks", type=int, nargs=3, help=f"of a new encoder, at 1/4, 1/8 and 1/16; {layout.encoder}"
+        "--encoder-blocks",
+        type=int,
+        nargs=3,
+        help=f"residual blocks at 1/4, 1/8 and 1/16; those of --init, which may be given more, or {layout.encoder}",
     )
     parser.add_argument(
         "--decoder-blocks",
         type=int,
         nargs=4,
-        help=f"of a new decoder, at 1/16, 1/8, 1/4 and 1/2; {layout.decoder}",
+        help=f"likewise, at 1/16, 1/8, 1/4 and 1/2; those of --init or {layout.decoder}",
     )
     parser.add_argument(
         "--new-decoder", action="store_true", help="of --init take the encoder alone, with an untrained decoder"
@@ -281,33 +321,43 @@ def options_of(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--every", type=int, default=250, help="steps between checkpoints")
     options = parser.parse_args(arguments)
-    of_space = options.init in {space.name for space in SPACES}
-    if options.stretch != 1 and not of_space:
+    if options.stretch != 1 and not names_space(options.init):
         parser.error("--stretch is of the rates of a latent space that --init names")
     if options.new_decoder and options.init is None:
         parser.error("--new-decoder replaces that of --init")
-    if options.init is not None and (options.encoder_blocks or (options.decoder_blocks and not options.new_decoder)):
-        parser.error("the blocks are those of --init; only a --new-decoder may have others")
+    if options.new_decoder and options.encoder_blocks:
+        parser.error("--new-decoder leaves the encoder as it is")
     return options
 
 
+def names_space(init: str | None) -> bool:
+    """Whether --init is a latent space, not a run's folder."""
+    return init in {space.name for space in SPACES}
+
+
 def initial(options: argparse.Namespace) -> Codec:
-    """What a new run starts from."""
-    default = Layout()
-    layout = Layout(tuple(options.encoder_blocks or default.encoder), tuple(options.decoder_blocks or default.decoder))
-    if options.init is None:
+    """What a new run starts from.   Raises SystemExit if it is asked to have fewer blocks than --init."""
+    codec = None
+    if options.init is not None:
+        codec = shipped(options.init, options.stretch) if names_space(options.init) else read_codec(Path(options.init))
+    before = Layout() if codec is None or options.new_decoder else codec.autoencoder.layout
+    layout = Layout(tuple(options.encoder_blocks or before.encoder), tuple(options.decoder_blocks or before.decoder))
+    if codec is None:
         return Codec(layout=layout)
-    if options.init in {space.name for space in SPACES}:
-        codec = shipped(options.init, options.stretch)
-    else:
-        codec = read_codec(Path(options.init))
-    return with_new_decoder(codec, layout) if options.new_decoder else codec
+    if options.new_decoder:
+        return with_new_decoder(codec, layout)
+    blocks = zip(layout.encoder + layout.decoder, before.encoder + before.decoder, strict=True)
+    if any(wanted < had for wanted, had in blocks):
+        msg = f"train: --init has more blocks than asked for: {before}"
+        raise SystemExit(msg)
+    return codec if layout == before else grown(codec, layout)
 
 
 def main(arguments: list[str] | None = None) -> None:
     options = options_of(arguments)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(options.seed)
+    codec = channels_last(initial(options)).to(device)
     options.run.mkdir(parents=True, exist_ok=True)
     photos = Photos(options.data, options.crop)
     held_out = Photos(options.validation, 256) if options.validation else None
@@ -315,7 +365,6 @@ def main(arguments: list[str] | None = None) -> None:
     lpips = Lpips(options.metrics).to(device)
     dists = Dists(options.metrics).to(device) if options.dists_weight else None
 
-    codec = channels_last(initial(options)).to(device)
     if options.decoder_only:
         codec.requires_grad_(requires_grad=False)
         codec.autoencoder.decoder.requires_grad_(requires_grad=True)
@@ -328,8 +377,7 @@ def main(arguments: list[str] | None = None) -> None:
         state = torch.load(checkpoint, map_location=device, weights_only=True)
         codec.load_state_dict(state["codec"])
         average.load_state_dict(state["average"])
-        for optimizer, kept in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(kept)
+        muon.load(optimizers, state["optimizers"])
         if adversary is not None:
             adversary.load_state_dict(state["adversary"])
         step = state["step"]

@@ -20,6 +20,7 @@ shifts for scales, Jacob et al. 2018 (arXiv 1712.05877).
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -31,9 +32,11 @@ from ..errors import MalformedError, UnsupportedError
 from . import spaces
 from .quantize import MAX_SYMBOL
 from .rans import SECTION, Distributions
+from .threads import one_blas_thread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from contextlib import AbstractContextManager
 
     from numpy.typing import NDArray
 
@@ -347,23 +350,29 @@ def _reach(table: Distributions, row: NDArray[np.int64]) -> NDArray[np.int64]:
     return (table.first[row + 1] - table.first[row] - 3) // 2
 
 
+def _threads(shape: tuple[int, ...]) -> AbstractContextManager[None]:
+    """What the products for symbols (C, h, w) run in: all threads of the BLAS only where there is much to do."""
+    return one_blas_thread() if shape[1] * shape[2] <= POSITIONS else nullcontext()
+
+
 def code(walk: Walk, table: Distributions, symbols: NDArray[np.int16], coder: Encoder) -> None:
     """Hand the operations of symbols int16 (C, h, w) to the encoder (SPEC 8.6.5)."""
-    for group, step, places in walk.places():
-        values = symbols[walk.groups[group].channels][:, *places].astype(np.int64)
-        found = walk.predict(group, step)
-        row, low_bits = _ordered(found.row), _ordered(found.low_bits)
-        shifted = _ordered(values) + (1 << low_bits >> 1)
-        offset = (shifted >> low_bits) - _ordered(found.centre)
-        reach = _reach(table, row)
-        coder.entries(table, table.first[row] + reach + 1 + np.clip(offset, -reach - 1, reach + 1))
-        beyond = np.abs(offset) - reach
-        beyond = beyond[beyond > 0]
-        length = np.frexp(beyond.astype(np.float64))[1].astype(np.int64) - 1
-        coder.uniform(length, np.full_like(length, 5))
-        coder.uniform(beyond - (1 << length), length)
-        coder.uniform((shifted & (1 << low_bits) - 1)[low_bits > 0], low_bits[low_bits > 0])
-        walk.learn(group, places, values)
+    with _threads(symbols.shape):
+        for group, step, places in walk.places():
+            values = symbols[walk.groups[group].channels][:, *places].astype(np.int64)
+            found = walk.predict(group, step)
+            row, low_bits = _ordered(found.row), _ordered(found.low_bits)
+            shifted = _ordered(values) + (1 << low_bits >> 1)
+            offset = (shifted >> low_bits) - _ordered(found.centre)
+            reach = _reach(table, row)
+            coder.entries(table, table.first[row] + reach + 1 + np.clip(offset, -reach - 1, reach + 1))
+            beyond = np.abs(offset) - reach
+            beyond = beyond[beyond > 0]
+            length = np.frexp(beyond.astype(np.float64))[1].astype(np.int64) - 1
+            coder.uniform(length, np.full_like(length, 5))
+            coder.uniform(beyond - (1 << length), length)
+            coder.uniform((shifted & (1 << low_bits) - 1)[low_bits > 0], low_bits[low_bits > 0])
+            walk.learn(group, places, values)
 
 
 def decode(walk: Walk, table: Distributions, symbols: NDArray[np.int16], coder: Decoder) -> None:
@@ -371,26 +380,27 @@ def decode(walk: Walk, table: Distributions, symbols: NDArray[np.int16], coder: 
 
     Raises MalformedError: R-04 from the decoder, R-06 for a symbol out of range.
     """
-    for group, step, places in walk.places():
-        found = walk.predict(group, step)
-        row, low_bits = _ordered(found.row), _ordered(found.low_bits)
-        reach = _reach(table, row)
-        offset = coder.entries(table, row) - table.first[row] - reach - 1
-        outside = np.flatnonzero(np.abs(offset) > reach)
-        length = coder.uniform(np.full(len(outside), 5))
-        if (length > 16).any():
-            raise _out_of_range()
-        beyond = (1 << length) + coder.uniform(length)
-        offset[outside] = np.sign(offset[outside]) * (reach[outside] + beyond)
-        values = (offset + _ordered(found.centre)) << low_bits
-        fine = low_bits > 0
-        values[fine] += coder.uniform(low_bits[fine]) - (1 << low_bits[fine] - 1)
-        if values.size and max(values.max(), -values.min()) > MAX_SYMBOL:
-            raise _out_of_range()
-        size, rows, columns = found.row.shape
-        plane = values.reshape(rows, columns, size).transpose(2, 0, 1)
-        symbols[walk.groups[group].channels[:, None, None], *_grid(places, symbols.shape)] = plane
-        walk.learn(group, places, plane)
+    with _threads(symbols.shape):
+        for group, step, places in walk.places():
+            found = walk.predict(group, step)
+            row, low_bits = _ordered(found.row), _ordered(found.low_bits)
+            reach = _reach(table, row)
+            offset = coder.entries(table, row) - table.first[row] - reach - 1
+            outside = np.flatnonzero(np.abs(offset) > reach)
+            length = coder.uniform(np.full(len(outside), 5))
+            if (length > 16).any():
+                raise _out_of_range()
+            beyond = (1 << length) + coder.uniform(length)
+            offset[outside] = np.sign(offset[outside]) * (reach[outside] + beyond)
+            values = (offset + _ordered(found.centre)) << low_bits
+            fine = low_bits > 0
+            values[fine] += coder.uniform(low_bits[fine]) - (1 << low_bits[fine] - 1)
+            if values.size and max(values.max(), -values.min()) > MAX_SYMBOL:
+                raise _out_of_range()
+            size, rows, columns = found.row.shape
+            plane = values.reshape(rows, columns, size).transpose(2, 0, 1)
+            symbols[walk.groups[group].channels[:, None, None], *_grid(places, symbols.shape)] = plane
+            walk.learn(group, places, plane)
 
 
 def _grid(places: tuple[slice, slice], shape: tuple[int, ...]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

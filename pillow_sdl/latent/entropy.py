@@ -10,7 +10,6 @@ planes of like spread is worth 7 to 11 % against int8 planes in channel order.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -19,11 +18,8 @@ from .. import zstdframe
 from ..errors import MalformedError, UnsupportedError
 from . import context, rans
 from .quantize import MAX_SYMBOL
-from .threads import one_blas_thread
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
     from numpy.typing import NDArray
 
 ZSTD: Final = 0
@@ -124,11 +120,6 @@ def _states(lanes: int) -> int:
     return rans.LANES << lanes - 1 if lanes else 1
 
 
-def _threads(shape: tuple[int, ...]) -> AbstractContextManager[None]:
-    """What the context model of symbols (C, h, w) runs in: all threads of the BLAS only where there is much to do."""
-    return one_blas_thread() if shape[1] * shape[2] <= context.POSITIONS else nullcontext()
-
-
 def _encode_range(symbols: NDArray[np.int16], space: str, log2_steps: NDArray[np.int64]) -> bytes:
     model = context.model(space)
     if symbols.min() < -MAX_SYMBOL:
@@ -140,8 +131,7 @@ def _encode_range(symbols: NDArray[np.int16], space: str, log2_steps: NDArray[np
         return bytes(2)
     coder = rans.Encoder()
     walk = context.Walk(model, log2_steps, groups, *symbols.shape[1:])
-    with _threads(symbols.shape):
-        context.code(walk, context.distributions(), symbols, coder)
+    context.code(walk, context.distributions(), symbols, coder)
     coded = sum(len(group.channels) for group in walk.groups) * symbols[0].size
     del walk  # It holds as much as the picture.
     wanted = min(coder.bits() / 8 / STATE_SHARE, coded / (1 << 15)) if coded >= MANY else 0
@@ -168,8 +158,7 @@ def _decode_range(
     if groups:
         coder = rans.Decoder(payload[2:], _states(lanes))
         walk = context.Walk(model, log2_steps, groups, *shape[1:])
-        with _threads(shape):
-            context.decode(walk, context.distributions(), symbols, coder)
+        context.decode(walk, context.distributions(), symbols, coder)
         coder.finish()
     elif len(payload) > 2:
         msg = "a payload without groups goes on after its two bytes"

@@ -13,7 +13,7 @@
 The encoder does not know the rate: one latent serves every quality, and quantising it is the business of
 `pillow_sdl.latent`.  The decoder is told the rate, so that it knows how much noise the quantiser added.
 Both are free of normalisation over space, so what a pixel becomes depends on a bounded neighbourhood
-(`ENCODER_MARGIN`, `Layout.decoder_margin`), which is what makes overlapped tiles exact.
+(`Layout.encoder_margin`, `Layout.decoder_margin`), which is what makes overlapped tiles exact.
 
 Source: our own; blocks after He et al. 2016 (arXiv 1512.03385), sub-pixel convolution after Shi et al. 2016
 (arXiv 1609.05158).  Imports torch at its top: only `models.store` imports this module.
@@ -69,11 +69,19 @@ class Layout:
             (decoder.count(192), decoder.count(128), decoder.count(64), decoder.count(32)),
         )
 
+    # Each block has two 3x3 convolutions.  The encoder has one more before them all and one after each size's blocks, the
+    # decoder one before them all and one after, at half of the size.
+
+    @property
+    def encoder_margin(self) -> int:
+        """Latent positions that the encoder sees on each side of one: half its receptive field, rounded up."""
+        at4, at8, at16 = self.encoder
+        return math.ceil((4 * (2 * at4 + 2) + 8 * (2 * at8 + 1) + 16 * (2 * at16 + 1)) / 16)
+
     @property
     def decoder_margin(self) -> int:
-        """Latent positions that the decoder sees on each side of one: half its receptive field, rounded up."""
+        """Likewise of the decoder."""
         at16, at8, at4, at2 = self.decoder
-        # Each block has two 3x3 convolutions; there is one more before them all and one after, at half of the size.
         return 1 + 2 * at16 + math.ceil((4 * 2 * at8 + 2 * 2 * at4 + 2 * at2 + 1) / 8)
 
 
@@ -168,10 +176,6 @@ class EmbeddedAutoencoder(nn.Module):
         self.decoder = Decoder(self.layout)
 
 
-ENCODER_MARGIN: Final = 11
-"""Latent positions that the encoder sees on each side of one: half its receptive field, rounded up."""
-
-
 class EmbeddedModel(TiledModel):
     """The network with its weights, on a device, from arrays to arrays.
 
@@ -180,7 +184,6 @@ class EmbeddedModel(TiledModel):
 
     channels = LATENT_CHANNELS
     factor = FACTOR
-    encoder_margin = ENCODER_MARGIN
 
     def __init__(self, tensors: Mapping[str, NDArray[np.generic]], device: str, model_hash: str) -> None:
         """tensors: as stored, names beginning "encoder." and "decoder.".   device: see `settings.Settings`.
@@ -188,7 +191,7 @@ class EmbeddedModel(TiledModel):
         Raises ModelMismatchError if they do not fit, ValueError if the device is not to be had.
         """
         layout = Layout.of(tensors)
-        self.decoder_margin = layout.decoder_margin
+        self.encoder_margin, self.decoder_margin = layout.encoder_margin, layout.decoder_margin
         with torch.device("meta"):
             network = EmbeddedAutoencoder(layout)
         state = {name: as_parameter(tensor) for name, tensor in tensors.items()}
