@@ -37,7 +37,7 @@ class Latents(NamedTuple):
     """What a file holds.
 
     latent: float32 (C, h, w), dequantised, in the scale of the diffusion models of its space.
-    space: "sd1", "sdxl", "sd3", "flux1", or "sdl1" to "sdl4".   width, height: of the picture, pixels; the latent's positions
+    space: "sd1", "sdxl", "sd3", "flux1", or "sdl1" to "sdl5".   width, height: of the picture, pixels; the latent's positions
     may stand for a few more on the right and at the bottom.   model: hash of the decoder that the file was made for,
     hexadecimal.
     """
@@ -100,7 +100,7 @@ def from_latents(
     model: names the decoder in the header, for which there are three ways: the name of a model that is on this machine,
     as in `save`; the autoencoder itself, as `pipe.vae`, with the weights' own dtype; or its hash in hexadecimal, as
     `model_hash` computes it once for many files and `Latents.model` has it.
-    space: the latent's, "sd1", "sdxl", "sd3", "flux1", or "sdl1" to "sdl4"; needed unless `model` is a name.
+    space: the latent's, "sd1", "sdxl", "sd3", "flux1", or "sdl1" to "sdl5"; needed unless `model` is a name.
     size: (width, height) of the picture, which is cropped to it; by default that of all positions.
     options: those of `save`, see `codec.EncodeOptions`; above effort 5 as 5, for want of pixels to refine towards.
     Raises ValueError for a latent, size, space or option that does not fit, as for a latent that is not finite or has

@@ -40,7 +40,7 @@ SPACE = 16
 CHANNELS = 96
 """Latent space of most vectors and its channels."""
 
-SD1, SDXL, SD3, SDL2, SDL3, SDL4 = 1, 2, 3, 17, 18, 19
+SD1, SDXL, SD3, SDL2, SDL3, SDL4, SDL5 = 1, 2, 3, 17, 18, 19, 20
 SD1_CHANNELS, SD3_CHANNELS = 4, 16
 MODES = {"L": 0, "LA": 1, "RGB": 2, "RGBA": 3}
 
@@ -678,6 +678,12 @@ def ok_space_sdl3_range() -> Vector:
 def ok_space_sdl4_range() -> Vector:
     """Latent space sdl4, method 1: 2 x 1 positions, three of its six groups."""
     return as_range(first_groups(noise_planes(2, (4, 2, 2)), 3, SDL4), 3, positions=(2, 1), space=SDL4)
+
+
+@vector
+def ok_space_sdl5_range() -> Vector:
+    """Latent space sdl5, method 1: 2 x 1 positions, three of its six groups."""
+    return as_range(first_groups(noise_planes(2, (4, 2, 2)), 3, SDL5), 3, positions=(2, 1), space=SDL5)
 
 
 # Files that are read: quantiser 1

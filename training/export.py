@@ -1,6 +1,6 @@
 """Turn a training checkpoint into what ships: weights, the latent space's tables and context model, their hashes.
 
-    python -m training.export --run training/runs/NAME --data DIR --space sdl4
+    python -m training.export --run training/runs/NAME --data DIR --space sdl5
 
 Writes into pillow_sdl/weights/ SPACE.safetensors (running mean of the weights, float16), SPACE-tables.safetensors (steps
 of the quantiser, linear map of the preview) and SPACE-context.safetensors (the integer context model), and their hashes

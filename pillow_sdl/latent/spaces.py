@@ -146,8 +146,15 @@ SPACES: Final = (
         factor=16,
         tables_sha256="98f02e605d8873e0e288a2c61b6ae685bc2785f2a78b7669ffb4977dbdb0b284",
     ),
+    LatentSpace(
+        code=20,
+        name="sdl5",
+        channels=96,
+        factor=16,
+        tables_sha256="1e8d2a5cec54a69d44d8d018ea2e7fc688b1994222ba999ff44d0f9d3382725d",
+    ),
 )
-"""In the order of spec/registry.md.  1 to 4: Stable Diffusion 1 and 2, SDXL, Stable Diffusion 3, FLUX.1; 16 to 19: ours."""
+"""In the order of spec/registry.md.  1 to 4: Stable Diffusion 1 and 2, SDXL, Stable Diffusion 3, FLUX.1; 16 to 20: ours."""
 
 
 def by_code(code: int) -> LatentSpace:

@@ -100,10 +100,14 @@ def _kl(
 
 CARDS: Final = (
     _ours(
-        "embedded", space="sdl4", hash="bff5aa7607869f033321d72b28a7c7c4",
-        sha256="d785463f0a1ddf232db419224ac6b585bf2721c876838222960fcef4de51007b",
+        "embedded", space="sdl5", hash="0dc2d80dc15664ca019abe17fc92f228",
+        sha256="e9f3a86818d0eed1b0b84ca3af42913074a5cb03eabc52d3178862d7fbc5b7e0",
     ),
     # Those of before, whose files go on to be decoded.
+    _ours(
+        "sdl4", space="sdl4", hash="bff5aa7607869f033321d72b28a7c7c4",
+        sha256="d785463f0a1ddf232db419224ac6b585bf2721c876838222960fcef4de51007b",
+    ),
     _ours(
         "sdl3", space="sdl3", hash="7406bd98f3059c78668d788e9a84fcb7",
         sha256="84740e189d88dfb794ef01d473d3b535186fd41e8de98ed0a78c919d345a6690",
