@@ -38,7 +38,17 @@ CHANNELS_AND_FACTORS = {
     19: (96, 16),
     20: (96, 16),
 }
-NAMES_OF_TABLES = {1: "sd1", 2: "sdxl", 3: "sd3", 4: "flux1", 16: "sdl1", 17: "sdl2", 18: "sdl3", 19: "sdl4", 20: "sdl5"}
+NAMES_OF_TABLES = {
+    1: "sd1",
+    2: "sdxl",
+    3: "sd3",
+    4: "flux1",
+    16: "sdl1",
+    17: "sdl2",
+    18: "sdl3",
+    19: "sdl4",
+    20: "sdl5",
+}
 """Latent spaces with a context model, by the names of their tables' files."""
 
 WEIGHTS = Path(__file__).parent.parent / "pillow_sdl" / "weights"

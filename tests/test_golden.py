@@ -19,7 +19,17 @@ NAMES = sorted(path.stem for path in GOLDEN.glob("*.sdl"))
 
 def test_there_are_golden_files() -> None:
     """A folder that lost its files would pass all other tests here."""
-    assert {"v0_rgb", "v0_grey", "v0_alpha", "v0_range", "v0_palette", "v0_sdl2", "v0_sdl3", "v0_sdl4", "v0_sdl5"} <= set(NAMES)
+    assert {
+        "v0_rgb",
+        "v0_grey",
+        "v0_alpha",
+        "v0_range",
+        "v0_palette",
+        "v0_sdl2",
+        "v0_sdl3",
+        "v0_sdl4",
+        "v0_sdl5",
+    } <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
