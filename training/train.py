@@ -11,9 +11,10 @@ squared levels of 0..255.  Perceptual terms are ramped in after a stretch on squ
 A run can start from another or from what ships (--init), with more residual blocks (--encoder-blocks, --decoder-blocks),
 which at first change nothing.
 
-Stages after the first may train the decoder alone (--decoder-only): symbols and bytes stay what they are.  With --adversarial a discriminator joins the loss.  With perceptual terms put off for ever
-(--perceptual-ramp 2 3 --dists-weight 0) what comes out is the decoder of least squared error for the same files, which
-says what the perceptual one costs in PSNR.
+Stages after the first may train the decoder alone (--decoder-only): symbols and bytes stay what they are.  With
+--adversarial a discriminator joins the loss.  With perceptual terms put off for ever (--perceptual-ramp 2 3
+--dists-weight 0) what comes out is the decoder of least squared error for the same files, which says what the
+perceptual one costs in PSNR.
 """
 
 from __future__ import annotations
@@ -142,7 +143,7 @@ def reshaped(network: Network, layout: Layout) -> Network:
 
 
 def grown(codec: Codec, layout: Layout) -> Codec:
-    """The same codec with more residual blocks, which at first change nothing.   layout: at least as many everywhere."""
+    """The same codec, with more residual blocks, which at first change nothing, where layout has more."""
     found = Codec(codec.rate_model, layout)
     found.autoencoder.encoder = reshaped(codec.autoencoder.encoder, layout)
     found.autoencoder.decoder = reshaped(codec.autoencoder.decoder, layout)
@@ -350,7 +351,7 @@ def initial(options: argparse.Namespace) -> Codec:
     if any(wanted < had for wanted, had in blocks):
         msg = f"train: --init has more blocks than asked for: {before}"
         raise SystemExit(msg)
-    return codec if layout == before else grown(codec, layout)
+    return grown(codec, layout)
 
 
 def main(arguments: list[str] | None = None) -> None:
