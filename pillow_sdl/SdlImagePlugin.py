@@ -1,22 +1,22 @@
 #
-# Pillow plugin for SDL: images held as the quantised latent of an autoencoder.
+# Pillow plugin for SDL: images stored as the quantized latent of an autoencoder.
 #
-# The format is specified in spec/SPEC.md.  The package registers it with Pillow and imports this module when the
-# first .sdl file is opened or saved; numpy and torch are imported only when pixels are wanted.
+# The format is specified in spec/SPEC.md.  The package registers it with Pillow and imports this module when the first
+# .sdl file is opened or saved.  NumPy and the network's run time are imported when pixels are wanted.
 #
-"""Pillow glue: `Image.open`, `Image.save`, `thumbnail`, `verify` for `.sdl`.
+"""Pillow plugin: `Image.open`, `Image.save`, `thumbnail` and `verify` for `.sdl`.
 
-Modes are stored as L, LA, RGB or RGBA.  Others are converted by one rule (`_prepare`):
+A file stores one of the modes L, LA, RGB and RGBA.  Images of other modes are converted (`_prepare`):
 
-    1, I, F, I;16*          L     I and F clipped to 0..255, I;16 by its high byte
+    1, I, F, I;16*          L     I and F are clipped to 0..255; of I;16 the high byte is taken
     La                      LA
     P, PA                   RGB, or RGBA if there is transparency
     RGBa                    RGBA
     CMYK, YCbCr, HSV, RGBX  RGB
     LAB                     RGB   through a D50 Lab profile to sRGB
 
-A colour key in `info["transparency"]` makes L LA, and RGB RGBA; in other modes it is ignored.  Colours under full
-transparency are not kept: they are replaced by those of visible neighbours, which costs fewer bytes.
+A colour key in `info["transparency"]` turns L into LA and RGB into RGBA.  In other modes it is ignored.  Colours under
+full transparency are not kept: they are replaced by the colours of visible neighbours, which saves bytes.
 """
 
 from __future__ import annotations
@@ -26,9 +26,8 @@ from typing import IO, TYPE_CHECKING, Any, Final
 
 from PIL import Image, ImageFile
 
-from . import container as sdl
-from . import zstdframe
 from .errors import MalformedError
+from .format import container, metadata
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,48 +35,54 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from .decode import Decoded
+
+__all__ = ["SdlDecoder", "SdlImageFile", "save"]
+
 _GREY_MODES: Final = frozenset({"1", "L", "I", "F", "I;16", "I;16L", "I;16B", "I;16N", "LA", "La"})
 _TRANSPARENT_MODES: Final = frozenset({"L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa"})
-_INFO_KEYS: Final = {sdl.Name.ICC: "icc_profile", sdl.Name.EXIF: "exif", sdl.Name.XMP: "xmp"}
+_INFO_KEYS: Final = {container.Name.ICC: "icc_profile", container.Name.EXIF: "exif", container.Name.XMP: "xmp"}
 
-# What a profile says of the colours that it describes (ICC.1:2022, 7.2.6), by the stored mode it fits.
+# The colour space that an ICC profile must name (ICC.1:2022, 7.2.6) to fit a stored mode.
 _ICC_SPACES: Final = {"L": b"GRAY", "LA": b"GRAY", "RGB": b"RGB ", "RGBA": b"RGB "}
 
 
 class SdlImageFile(ImageFile.ImageFile):
-    """An opened `.sdl` file.  Opening reads the header and the metadata; `load` runs the network."""
+    """An opened `.sdl` file.  Opening reads the header and the metadata.  `load` runs the network."""
 
     format = "SDL"
     format_description = "SDL latent image"
 
-    _header: sdl.Header
-    _made: dict[str, str]
+    _header: container.Header
 
     def _open(self) -> None:
         assert self.fp is not None
-        header, offset = sdl.read_header(self.fp)
+        header, offset = container.read_header(self.fp)
         self._header = header
         self._size = header.width, header.height
         self._mode = header.mode.name
         self._load_lock = threading.RLock()
-        self.info["sdl_version"] = sdl.FORMAT_VERSION
+        self.info["sdl_version"] = container.FORMAT_VERSION
         self.info["sdl_model"] = header.model.hex()
-        # What a decoder shows is partly invented: programs that must know can ask.
+        # The decoder invents a part of what it shows.  Programs that must know can look here.
         self.info["generative"] = True
         for _ in range(header.sections):
-            name = sdl.peek_name(self.fp)
-            if not name or sdl.is_critical(name):
+            name = container.peek_name(self.fp)
+            if not name or container.is_critical(name):
                 break
-            section, offset = sdl.read_section(self.fp, offset)
+            section, offset = container.read_section(self.fp, offset)
             if section.name in _INFO_KEYS:
-                data = zstdframe.unpack(section.data, section=section.label)
+                data = metadata.unpack(section.data, section=section.label)
                 self.info[_INFO_KEYS[section.name]] = data
-        self._is_preview = False
-        self._made = {}
-        self.tile = [ImageFile._Tile("sdl", (0, 0, *self.size), 0, (header, None, self._made))]
+        self.tile = [ImageFile._Tile("sdl", (0, 0, *self.size), 0, (header, None, self._loaded))]
 
     def load(self) -> Image.core.PixelAccess | None:  # type: ignore[name-defined]  # as Pillow itself declares it
-        """Decode the picture, once: other threads that ask for it wait."""
+        """Decode the picture once.  Other threads that ask for it meanwhile wait.
+
+        Afterwards `info["sdl_decoder"]` names the model that decoded it: its name; "NAME in place of HASH" if it is not
+        the file's own but another of its latent space (SPEC 7.2); or "preview".  `info["sdl_denoiser"]` names the
+        denoiser, if one ran (SPEC 8.7).
+        """
         if not self.tile:
             return super().load()
         with self._load_lock:
@@ -85,74 +90,72 @@ class SdlImageFile(ImageFile.ImageFile):
                 return super().load()
             except BaseException:
                 if self.tile:
-                    # Not decoded: drop the empty picture that Pillow has made, whose size a later draft() changes.
+                    # Pillow has made an empty picture, whose size a later draft() changes.  Drop it.
                     self._im = None
                 raise
 
+    def load_prepare(self) -> None:
+        """Refuse a closed file, as Pillow's own formats do, and prepare the image."""
+        if self.fp is None:
+            msg = "Operation on closed image"
+            raise ValueError(msg)
+        super().load_prepare()
+
     def load_seek(self, pos: int) -> None:
-        """Seek in the file.  That it is here tells `ImageFile.Parser` to wait for the whole file."""
+        """Seek in the file.  `ImageFile.Parser` waits for the whole file because this method exists."""
         assert self.fp is not None
         self.fp.seek(pos)
 
-    def load_end(self) -> None:
-        """Say in `info["sdl_decoder"]` what made the pixels.
-
-        A model's name; "NAME in place of HASH" if it is not the file's own but another of its latent space
-        (SPEC 7.2); or "preview".  In `info["sdl_denoiser"]` stands what denoised the latent, if anything did (8.7).
-        """
-        from . import codec
-
-        if self._is_preview:
-            self.info["sdl_decoder"] = "preview"
-            return
-        self.info["sdl_decoder"] = codec.decoder_name(self._header)
-        self.info.update(self._made)
+    def _loaded(self, found: Decoded | None) -> None:
+        """Note in `info` what made the pixels.   found: None for a preview."""
+        self.info["sdl_decoder"] = "preview" if found is None else found.decoder
+        if found is not None and found.denoiser is not None:
+            self.info["sdl_denoiser"] = found.denoiser
 
     def draft(self, mode: str | None, size: tuple[int, int] | None) -> tuple[str, tuple[int, int, float, float]] | None:
-        """Set the image up to load as a preview, straight from the latent.
+        """Set the image up to load as a preview, which needs no network and takes milliseconds.
 
-        size: a box; the preview is at least as large as the whole picture fitted into it, as `thumbnail`, which calls
-        this with twice its own size, means it.   mode: ignored.
-        A preview needs no network and takes milliseconds; it is at most half the picture's size.  Does nothing if that
-        is too small, or if `size` is None.
+        size: a box.  The preview is at least as large as the whole picture fitted into it.  `thumbnail` calls this
+        method with twice its own size.   mode: ignored.
+        A preview has at most half the picture's size.  If that is too small, or if `size` is None, nothing happens.
         """
         if len(self.tile) != 1 or size is None:
             return None
-        from . import codec
+        from . import decode
 
         fit = min(size[0] / self._header.width, size[1] / self._header.height)
-        scale = codec.preview_scale(self._header, fit * self._header.width, fit * self._header.height)
+        scale = decode.preview_scale(self._header, fit * self._header.width, fit * self._header.height)
         if scale is None:
             return None
-        self._is_preview = True
-        self._size = codec.preview_size(self._header, scale)
-        self.tile = [ImageFile._Tile("sdl", (0, 0, *self._size), 0, (self._header, scale, self._made))]
-        # The last column and row may lie in part beyond the picture's edge: the box says how much of them counts.
-        reduction = codec.preview_reduction(self._header, scale)
+        self._size = decode.preview_size(self._header, scale)
+        self.tile = [ImageFile._Tile("sdl", (0, 0, *self._size), 0, (self._header, scale, self._loaded))]
+        # The last column and row may reach beyond the picture's edge.  The box says how much of them counts.
+        reduction = decode.preview_reduction(self._header, scale)
         return self.mode, (0, 0, self._header.width / reduction, self._header.height / reduction)
 
     def verify(self) -> None:
-        """Check every CRC and decode all that needs no network: symbols, alpha, metadata.
+        """Check every CRC and decode everything that needs no network: symbols, alpha, metadata.
 
-        Must be called directly after open, and closes the file.  Raises SdlError if anything is wrong.
+        Call it directly after open.  It closes the file.  Raises SdlError if anything is wrong, and MalformedError with
+        rule F-03 if bytes follow the last section, which `load` ignores.
         """
         if self.fp is None:
             msg = "verify must be called directly after open"
             raise RuntimeError(msg)
-        from . import codec
+        from . import decode
 
         try:
             self.fp.seek(0)
-            codec.verify(_read_again(self.fp, self._header))
+            decode.verify(_read_again(self.fp, self._header, strict=True))
         finally:
             super().verify()
 
 
-def _read_again(fp: IO[bytes], header: sdl.Header) -> sdl.Container:
-    """The whole file, which must be the one whose header was read before."""
+def _read_again(fp: IO[bytes], header: container.Header, *, strict: bool = False) -> container.Container:
+    """Read the whole file, which must be the one whose header was read before."""
     msg = "the file has changed since it was opened"
     try:
-        file = sdl.read(fp)
+        file = container.read(fp, strict=strict)
     except SyntaxError as exc:
         raise MalformedError(msg, section="header", rule="F-01") from exc
     if file.header != header:
@@ -163,25 +166,27 @@ def _read_again(fp: IO[bytes], header: sdl.Header) -> sdl.Container:
 class SdlDecoder(ImageFile.PyDecoder):
     """Reads a whole file and decodes it.
 
-    args: (header, scale of the preview or None for the picture, where `codec.decode` tells what it made that with).
+    args: the header; the scale of the preview, None for the picture; a function that is told what was decoded.
     """
 
     _pulls_fd = True
 
     def decode(self, buffer: Image.DecoderInput) -> tuple[int, int]:
-        """See PyDecoder."""
-        from . import codec
+        """Decode the whole picture at once, see `PIL.ImageFile.PyDecoder`."""
+        from . import decode
 
         assert self.fd is not None
-        header, scale, made = self.args
+        header, scale, report = self.args
         file = _read_again(self.fd, header)
-        pixels = codec.decode(file, made) if scale is None else codec.preview(file, scale)
+        found = decode.decode(file) if scale is None else None
+        pixels = decode.preview(file, scale) if found is None else found.pixels
         self.set_as_raw(pixels.tobytes())
+        report(found)
         return -1, 0
 
 
-def _prepare(image: Image.Image) -> tuple[sdl.Mode, NDArray[np.uint8], NDArray[np.uint8] | None]:
-    """An image of any mode as stored mode, colours uint8 (H, W, 3), alpha uint8 (H, W) or None (module docstring)."""
+def _prepare(image: Image.Image) -> tuple[container.Mode, NDArray[np.uint8], NDArray[np.uint8] | None]:
+    """Convert an image of any mode: the stored mode, colours uint8 (H, W, 3), alpha uint8 (H, W) or None."""
     import numpy as np
 
     grey = image.mode in _GREY_MODES
@@ -192,7 +197,7 @@ def _prepare(image: Image.Image) -> tuple[sdl.Mode, NDArray[np.uint8], NDArray[n
     if image.mode == "LAB":
         image = _lab_to_rgb(image)
     elif image.mode.startswith("I;16"):
-        # Pillow converts I;16 by its high byte, but its other byte orders not at all.
+        # Pillow converts I;16 by its high byte, but it does not convert the other byte orders.
         values = np.asarray(image).astype(np.uint16) >> 8
         image = Image.fromarray(values.astype(np.uint8))
     elif image.mode == "La":
@@ -200,7 +205,7 @@ def _prepare(image: Image.Image) -> tuple[sdl.Mode, NDArray[np.uint8], NDArray[n
     elif image.mode == "RGBX":
         image = Image.merge("RGB", image.split()[:3])
     if not transparent:
-        mode = sdl.Mode.L if grey else sdl.Mode.RGB
+        mode = container.Mode.L if grey else container.Mode.RGB
         if grey:
             image = image.convert("L")
         return mode, np.asarray(image if image.mode == "RGB" else image.convert("RGB")), None
@@ -209,13 +214,13 @@ def _prepare(image: Image.Image) -> tuple[sdl.Mode, NDArray[np.uint8], NDArray[n
     alpha = image.getchannel("A")
     if alpha.getextrema()[0] == 0:
         image = _fill_transparent(image)
-    return sdl.Mode.LA if grey else sdl.Mode.RGBA, np.asarray(image.convert("RGB")), np.asarray(alpha)
+    return container.Mode.LA if grey else container.Mode.RGBA, np.asarray(image.convert("RGB")), np.asarray(alpha)
 
 
 def _fill_transparent(image: Image.Image) -> Image.Image:
-    """RGBA -> RGBA whose fully transparent pixels have the colours of visible neighbours.
+    """Give fully transparent pixels of an RGBA image the colours of visible neighbours.
 
-    Pixels are averaged into ever smaller pictures, and holes filled from the next smaller one, in the end with black.
+    Pixels are averaged into ever smaller pictures.  Holes are filled from the next smaller picture, finally with black.
     """
     image = image.copy()
     image.putalpha(image.getchannel("A").point(lambda value: 255 if value else 0))
@@ -240,11 +245,11 @@ def _lab_to_rgb(image: Image.Image) -> Image.Image:
     return converted
 
 
-def _metadata(image: Image.Image, mode: sdl.Mode) -> dict[str, Any]:
-    """ICC profile, Exif and XMP to be stored.
+def _metadata(image: Image.Image, mode: container.Mode) -> dict[str, Any]:
+    """Return the ICC profile, Exif and XMP to store.
 
-    Taken from the options of `save`.  A profile is otherwise taken from the image, as Pillow's own formats do, if it
-    describes the colours of the stored mode: a CMYK profile says nothing of the RGB that is stored.
+    They come from the options of `save`.  Without the option, the image's own profile is taken, as in Pillow's own
+    formats, but only if it describes the stored mode: a CMYK profile does not describe the RGB that is stored.
     """
     options = image.encoderinfo
     icc_profile = options.get("icc_profile")
@@ -255,9 +260,9 @@ def _metadata(image: Image.Image, mode: sdl.Mode) -> dict[str, Any]:
 
 
 def exif_and_xmp(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Exif and XMP among the options of `save` as `codec.EncodeOptions` wants them: an `Image.Exif`, text, None too."""
+    """Return Exif and XMP from the options of `save` as bytes.  An `Image.Exif`, text and None are accepted too."""
     exif = options.get("exif")
-    if isinstance(exif, Image.Exif):  # Before its truth is asked for: one with nothing but a GPS part counts as empty.
+    if isinstance(exif, Image.Exif):  # Do not test its truth: Exif with nothing but a GPS part counts as false.
         exif = exif.tobytes()
     xmp = options.get("xmp") or b""
     if isinstance(xmp, str):
@@ -266,17 +271,17 @@ def exif_and_xmp(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
-    """Handler of `Image.save`: see `codec.EncodeOptions` for the options.  Writes once, when all is known."""
-    from . import codec
+    """Handle `Image.save`.  The options are those of `options.EncodeOptions`.  Writes once, when the file is complete."""
+    from . import encode
+    from .options import SAVE_OPTIONS, EncodeOptions
 
-    names = ("quality", "target_bytes", "model", "quantizer", "palette_size", "dither", "payload", "effort", "tune")
-    chosen = {name: im.encoderinfo[name] for name in names if im.encoderinfo.get(name) is not None}
-    # What is wrong with the call is told before any work is done.
-    codec.EncodeOptions(**chosen)
-    codec.check_size(*im.size)
+    chosen = {name: im.encoderinfo[name] for name in SAVE_OPTIONS if im.encoderinfo.get(name) is not None}
+    # Mistakes in the call are reported before any work is done.
+    EncodeOptions(**chosen)
+    encode.check_size(*im.size)
     mode, pixels, alpha = _prepare(im)
-    options = codec.EncodeOptions(**chosen, **_metadata(im, mode))
-    fp.write(codec.encode(pixels, alpha, mode=mode, options=options))
+    options = EncodeOptions(**chosen, **_metadata(im, mode))
+    fp.write(encode.encode(pixels, alpha, mode=mode, options=options))
 
 
 Image.register_decoder("sdl", SdlDecoder)

@@ -1,4 +1,4 @@
-"""Pillow image format .sdl: photos held as the quantised latent of an autoencoder.
+"""Pillow image format .sdl: photos stored as the quantized latent of an autoencoder, a few kilobytes each.
 
 Importing this package registers the format with Pillow:
 
@@ -8,7 +8,10 @@ Importing this package registers the format with Pillow:
     Image.open("photo.jpg").save("photo.sdl", quality=50)
     Image.open("photo.sdl").show()
 
-What a decoder shows is partly invented: not for evidence or medicine.
+The decoder invents a part of what it shows: do not use such pictures as evidence or in medicine.
+
+Public are the names in `__all__` here and the modules that have an `__all__`: `pillow_sdl.errors` and
+`pillow_sdl.SdlImagePlugin`.  All other modules are private and may change without notice.
 """
 
 from __future__ import annotations
@@ -31,7 +34,8 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
-    from .pipeline import Latents, from_latents, latents, model_hash
+    from .latent_io import Latents, from_latents, latents, model_hash
+    from .models.store import release
     from .SdlImagePlugin import SdlImageFile
     from .settings import Settings, configure, using
 
@@ -55,6 +59,8 @@ __all__ = [
     "from_latents",
     "latents",
     "model_hash",
+    "register",
+    "release",
     "using",
 ]
 
@@ -65,15 +71,19 @@ def __getattr__(name: str) -> Any:
 
         return getattr(settings, name)
     if name in {"Latents", "from_latents", "latents", "model_hash"}:
-        from . import pipeline
+        from . import latent_io
 
-        return getattr(pipeline, name)
+        return getattr(latent_io, name)
+    if name == "release":
+        from .models import store
+
+        return store.release
     msg = f"module {__name__!r} has no attribute {name!r}"
     raise AttributeError(msg)
 
 
-# Registered here, by functions that import the plugin when it is first wanted: a program that imports this package
-# and then opens no .sdl file pays a millisecond.
+# The handlers import the plugin when it is first needed: a program that imports this package and opens no .sdl file pays
+# about a millisecond.
 
 
 def _accept(prefix: bytes) -> bool:
@@ -92,7 +102,12 @@ def _save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
     save(im, fp, filename)
 
 
-Image.register_open("SDL", _open, _accept)
-Image.register_save("SDL", _save)
-Image.register_extension("SDL", ".sdl")
-Image.register_mime("SDL", "image/x-sdl")
+def register() -> None:
+    """Register the format with Pillow.  Importing the package does it; calling this again changes nothing."""
+    Image.register_open("SDL", _open, _accept)
+    Image.register_save("SDL", _save)
+    Image.register_extension("SDL", ".sdl")
+    Image.register_mime("SDL", "image/x-sdl")
+
+
+register()

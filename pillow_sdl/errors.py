@@ -1,36 +1,49 @@
-"""What can go wrong with a file, one class per cause.
+"""Exceptions for files and for decoding, one class for each kind of cause.
 
     OSError
-      SdlError                     anything wrong with a file or with decoding it
-        MalformedError             breaks a rule of the specification     .offset .section .rule
+      SdlError                     a file is wrong, or cannot be decoded
+        MalformedError             breaks a rule of the specification           .offset .section .rule
           TruncatedError           ends too early
-          ChecksumError            a CRC differs from its bytes
-        UnsupportedError           valid, but beyond this reader: version, flag, section, method
+          ChecksumError            a CRC does not match its bytes
+        UnsupportedError           may be valid, but this reader does not know a version, flag, section or method
         LimitError                 declares a size above a limit
-        ModelError
-          ModelNotFoundError       no weights for the file's model        .model_id .searched
-          ModelMismatchError       weights were found, their hash differs .expected .found
-        BackendError               a package needed for decoding is missing
+        ModelError                 the network cannot be used
+          ModelNotFoundError       there are no weights for the file's model    .model_id .searched
+          ModelMismatchError       the weights found are not the right ones     .expected .found
+        BackendError               a package that decoding needs is missing
 
-What a caller passed is another matter: a wrong option is a `ValueError` or a `TypeError`.
+Wrong arguments of a caller raise `ValueError` or `TypeError` instead.
 
-`SdlError` is an `OSError` because Pillow shows those as they are, while it takes `SyntaxError`, `KeyError` and
-`struct.error` for "not my format".  Each class takes one message, so that `OSError` does not read an errno from it;
-the attributes are keywords, and survive pickling.
+`SdlError` is an `OSError` because Pillow passes an `OSError` on unchanged, but takes `SyntaxError`, `KeyError` and
+`struct.error` to mean that the file has another format.  Each class takes one positional argument, the message, so that
+`OSError` does not read an errno from it.  The attributes are keyword arguments and survive pickling.
 """
 
 from __future__ import annotations
 
+__all__ = [
+    "BackendError",
+    "ChecksumError",
+    "LimitError",
+    "MalformedError",
+    "ModelError",
+    "ModelMismatchError",
+    "ModelNotFoundError",
+    "SdlError",
+    "TruncatedError",
+    "UnsupportedError",
+]
+
 
 class SdlError(OSError):
-    """Anything wrong with a file or with decoding it."""
+    """A file is wrong, or cannot be decoded.  Base class of the other exceptions."""
 
 
 class MalformedError(SdlError):
     """The file breaks a rule of the specification.
 
-    offset: byte at which it was noticed, counted from the start of the file, or None.
-    section: the section's one-character name, "header", or None.
+    offset: byte at which the error was noticed, counted from the start of the file, or None.
+    section: where the error is: the one-character name of a section, "header", or None.
     rule: id of the rule in spec/SPEC.md, such as "H-03", or None.
     """
 
@@ -44,15 +57,15 @@ class MalformedError(SdlError):
 
 
 class TruncatedError(MalformedError):
-    """The file ends before something that it declares."""
+    """The file ends before the end of something that it declares."""
 
 
 class ChecksumError(MalformedError):
-    """A CRC differs from the bytes that it protects."""
+    """A CRC does not match the bytes that it protects."""
 
 
 class UnsupportedError(SdlError):
-    """The file may be valid, but this reader cannot read it: the message says what it found."""
+    """The file may be valid, but uses something that this reader does not know.  The message says what."""
 
 
 class LimitError(SdlError):
@@ -64,9 +77,10 @@ class ModelError(SdlError):
 
 
 class ModelNotFoundError(ModelError):
-    """No weights with the file's model hash were found.
+    """There are no weights for the model that is needed.
 
-    model_id: the hash in hexadecimal, or the name that was asked for.   searched: the places looked at.
+    model_id: the model hash in hexadecimal, or the name of the model.
+    searched: the places that were searched.
     """
 
     def __init__(self, message: str, *, model_id: str = "", searched: tuple[str, ...] = ()) -> None:
@@ -76,7 +90,10 @@ class ModelNotFoundError(ModelError):
 
 
 class ModelMismatchError(ModelError):
-    """Weights were found, but they are not the ones their name promises.   expected, found: hashes in hexadecimal."""
+    """Weights were found, but they are not those of the model that is needed, or cannot be read.
+
+    expected, found: hashes in hexadecimal, or descriptions of the network.  Empty if not known.
+    """
 
     def __init__(self, message: str, *, expected: str = "", found: str = "") -> None:
         super().__init__(message)
@@ -85,4 +102,4 @@ class ModelMismatchError(ModelError):
 
 
 class BackendError(SdlError):
-    """A package needed for decoding is missing: the message says how to install it."""
+    """A package that decoding needs is missing.  The message says how to install it."""

@@ -1,45 +1,67 @@
-"""How files are decoded: the options that `Image.open` has no way to take.  Standard library only."""
+"""Settings for decoding and encoding that cannot be passed to `Image.open`.  Standard library only."""
 
 from __future__ import annotations
 
+import operator
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from typing import Any, SupportsIndex
+from typing import Any
 
 _DEVICE = re.compile(r"auto|cpu|mps|(cuda|xpu)(:\d+)?")
 
 DTYPES = ("float32", "float16", "bfloat16")
 
-DENOISERS = ("auto", "off", "small", "unet", "buehlmann")
+DENOISE_CHOICES = ("auto", "off", "small", "unet", "buehlmann")
 
 MAX_DENOISE_STEPS = 50
 
 
+def _is_whole(value: Any, most: int | None = None) -> bool:
+    """Whether a value is a whole number of at least 1 and at most `most`.  Booleans do not count as numbers."""
+    if isinstance(value, bool):
+        return False
+    try:
+        number = operator.index(value)
+    except TypeError:
+        return False
+    return number >= 1 and (most is None or number <= most)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Options of decoding and encoding that hold for the process.
+    """Settings for decoding and encoding.
 
-    device: where networks run: "auto" (a CUDA GPU where there is one, else the CPU), "cpu", "cuda", "cuda:1",
-    "mps", "xpu".  Default: the environment's PILLOW_SDL_DEVICE, else "auto".
-    dtype: what decoders and UNets of the Stable Diffusion family compute in: "float32", "float16", "bfloat16".
-    model_dirs: folders with models in diffusers' layout, or folders of such folders, before the hub's cache.  Default:
-    PILLOW_SDL_MODELS, separated as the system separates paths.
-    download: whether models may be downloaded.  Default: PILLOW_SDL_DOWNLOAD, 1 or 0, else no.
-    denoise: what is run before the decoder, for latent spaces that have a denoiser: "auto" (the space's UNet if it is
-    on this machine, else the package's own denoiser, else nothing), "off", "small" (the package's own), "unet",
-    "buehlmann" (the UNet with the three steps of 2022, for comparison).  Default: PILLOW_SDL_DENOISE, else "auto".
-    denoise_steps: calls of the UNet, 1 to 50, for "auto" and "unet".
-    progress: called with (tiles done, tiles in all) while a picture is encoded or decoded, in the thread that does it;
-    pictures of up to 4096 latent positions are one tile.  A denoiser counts its tiles first, from 1, once for every
-    step; the decoder then counts its own from 1 again.
+    device: where networks run: "auto" (a CUDA GPU if there is one, otherwise the CPU), "cpu", "cuda", "cuda:1", "mps"
+        or "xpu".  Environment variable: PILLOW_SDL_DEVICE.
+    dtype: type in which decoders and UNets of the Stable Diffusion family compute: "float32", "float16" or "bfloat16".
+    threads: number of CPU threads for networks, at least 1.  None: the default of the run time.  Environment variable:
+        PILLOW_SDL_THREADS.
+    max_pixels: largest width x height of a file that is decoded, at least 1.  None: no limit besides Pillow's own.
+        Environment variable: PILLOW_SDL_MAX_PIXELS.
+    model_dirs: folders with models in diffusers' layout, or folders that contain such folders.  They are searched
+        before the cache of the Hugging Face hub.  Environment variable: PILLOW_SDL_MODELS, folders separated by
+        `os.pathsep`.
+    download: whether models may be downloaded.  Environment variable: PILLOW_SDL_DOWNLOAD, 1 or 0.
+    denoise: the denoiser that runs before the decoder, for latent spaces that have one: "auto" (the UNet of the latent
+        space if it is installed, otherwise the package's own denoiser, otherwise none), "off" (none), "small" (the
+        package's own), "unet", or "buehlmann" (the UNet with the three steps of 2022, for comparison).  Environment
+        variable: PILLOW_SDL_DENOISE.
+    denoise_steps: number of UNet calls, 1 to 50, for "auto" and "unet".
+    progress: called with (tiles done, tiles in all) while a picture is encoded or decoded, in the thread that does the
+        work.  A picture of up to 4096 latent positions is one tile.  A denoiser counts its tiles first, from 1, once
+        for each step; the decoder then counts its own tiles, from 1 again.
+
+    An environment variable gives the value of a setting that the program does not set.  An empty one counts as not set.
     """
 
     device: str = "auto"
     dtype: str = "float32"
+    threads: int | None = None
+    max_pixels: int | None = None
     model_dirs: Iterable[str | os.PathLike[str]] = ()
     download: bool = False
     denoise: str = "auto"
@@ -47,7 +69,7 @@ class Settings:
     progress: Callable[[int, int], None] | None = None
 
     def __post_init__(self) -> None:
-        # str(): a caller without a type checker may pass anything, and must be told the same.
+        # str(), because a caller without a type checker may pass a value of any type, and must get the same error.
         if not _DEVICE.fullmatch(str(self.device)):
             msg = f"device must be auto, cpu, mps, cuda, xpu, cuda:N or xpu:N, not {self.device!r}"
             raise ValueError(msg)
@@ -56,17 +78,21 @@ class Settings:
             raise ValueError(msg)
         if isinstance(self.model_dirs, (str, os.PathLike)):
             msg = f"model_dirs must be a list of folders, not {self.model_dirs!r}"
-            raise ValueError(msg)  # noqa: TRY004  as for all options
+            raise ValueError(msg)  # noqa: TRY004  wrong values of all settings raise ValueError
         if self.download not in {True, False}:
             msg = f"download must be True or False, not {self.download!r}"
             raise ValueError(msg)
-        if self.denoise not in DENOISERS:
-            msg = f"denoise must be one of {', '.join(DENOISERS)}, not {self.denoise!r}"
+        if self.denoise not in DENOISE_CHOICES:
+            msg = f"denoise must be one of {', '.join(DENOISE_CHOICES)}, not {self.denoise!r}"
             raise ValueError(msg)
-        steps: Any = self.denoise_steps
-        if not isinstance(steps, SupportsIndex) or steps is True or not 1 <= steps.__index__() <= MAX_DENOISE_STEPS:
-            msg = f"denoise_steps must be a whole number from 1 to {MAX_DENOISE_STEPS}, not {steps!r}"
+        if not _is_whole(self.denoise_steps, MAX_DENOISE_STEPS):
+            msg = f"denoise_steps must be a whole number from 1 to {MAX_DENOISE_STEPS}, not {self.denoise_steps!r}"
             raise ValueError(msg)
+        for name in ("threads", "max_pixels"):
+            value = getattr(self, name)
+            if value is not None and not _is_whole(value):
+                msg = f"{name} must be None or a whole number of at least 1, not {value!r}"
+                raise ValueError(msg)
         object.__setattr__(self, "model_dirs", tuple(self.model_dirs))
 
 
@@ -75,10 +101,9 @@ _context: ContextVar[Settings | None] = ContextVar("pillow_sdl_settings", defaul
 
 
 def current() -> Settings:
-    """The settings in force: those of the innermost `using`, else those of `configure`, else the environment's.
+    """Return the settings in force: those of the innermost `using`, or of `configure`, or of the environment.
 
-    Raises ValueError if PILLOW_SDL_DEVICE holds no device, PILLOW_SDL_DENOISE no choice, or PILLOW_SDL_DOWNLOAD
-    neither 0 nor 1.
+    Raises ValueError if an environment variable has an invalid value (see `Settings`).
     """
     return _context.get() or _of_process()
 
@@ -91,35 +116,41 @@ def _of_process() -> Settings:
         msg = f"PILLOW_SDL_DOWNLOAD must be 0 or 1, not {download!r}"
         raise ValueError(msg)
     named: dict[str, Any] = {}
-    for option in ("device", "denoise"):
+    for option in ("device", "denoise", "threads", "max_pixels"):
         variable = f"PILLOW_SDL_{option.upper()}"
-        named[option] = os.environ.get(variable) or "auto"
+        text = os.environ.get(variable)
+        if not text:
+            continue
         try:
+            number = option in {"threads", "max_pixels"} and text.isdecimal()
+            named[option] = int(text) if number else text
             Settings(**{option: named[option]})
         except ValueError as exc:
             msg = f"{variable}: {exc}"
             raise ValueError(msg) from None
     return Settings(
-        device=named["device"],
-        denoise=named["denoise"],
+        **named,
         model_dirs=tuple(filter(None, os.environ.get("PILLOW_SDL_MODELS", "").split(os.pathsep))),
         download=download == "1",
     )
 
 
 def configure(**options: Any) -> Settings:
-    """Change settings for the whole process, all threads: `configure(device="cpu")`.  Returns the new settings.
+    """Change settings for all threads of the process, as in `configure(device="cpu")`.  Returns the new settings.
 
-    Options not named keep their value.  Raises TypeError for an unknown option, ValueError for a bad value.
+    Other settings keep their values.  Raises TypeError for an unknown setting, and ValueError for an invalid value.
     """
-    global _process  # noqa: PLW0603  one immutable object is replaced, which threads see whole
+    global _process  # noqa: PLW0603  one immutable object replaces another, so threads never see a mixture
     _process = replace(_of_process(), **options)
     return _process
 
 
 @contextmanager
 def using(**options: Any) -> Iterator[Settings]:
-    """Change settings within a `with` block, in this thread or task only.  Errors as for `configure`."""
+    """Change settings inside a `with` block, for this thread or asyncio task only.  Yields the new settings.
+
+    Other settings keep their values.  Raises TypeError for an unknown setting, and ValueError for an invalid value.
+    """
     token = _context.set(replace(current(), **options))
     try:
         yield current()

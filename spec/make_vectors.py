@@ -1,20 +1,22 @@
-"""Makes spec/vectors/: small files, each of which shows one thing that SPEC.md says, and what a reader finds in them.
+"""Make spec/vectors/: small files that each show one thing SPEC.md says, and what a reader finds in them.
 
-    python spec/make_vectors.py            writes NAME.sdl, NAME.json for every function below, README.md, and the
-                                           example of SPEC.md 8.6.6
-    python spec/make_vectors.py --check    compares with what is there, and writes nothing
+    python spec/make_vectors.py               write NAME.sdl and NAME.json for every function below, README.md,
+                                              and the example of SPEC 8.6.6
+    python spec/make_vectors.py --embedded    write only the vectors that depend on the embedded model's tables
+    python spec/make_vectors.py --check       compare with the files in the folder and write nothing
 
-Every vector is one function: its name is the file's, its docstring the comment.  Bytes are put together here, apart
-from the library and from spec/reader.py, so that a mistake of theirs does not hide in the vectors; only what the
-context model says of a symbol is asked of reader.py, and the library has to read what comes of it.  Most zstd frames
-are written by hand, of blocks that are not compressed; those of the zstandard package may differ between its versions,
-which is why `--check` compares what the files hold, not their bytes.
+Every vector is one function.  Its name is the file's name, its docstring the comment in README.md.  This program puts
+the bytes together itself, apart from the library and from spec/reader.py, so that no vector hides a mistake of theirs.
+Only the context model's predictions come from reader.py; the library has to read the result.  Most zstd frames are
+written by hand and consist of uncompressed blocks.  The frames of the zstandard package may differ between its
+versions, so `--check` compares what the files hold, not their bytes.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 import re
 import shutil
@@ -29,24 +31,28 @@ import reader
 import zstandard
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 FOLDER = Path(__file__).parent / "vectors"
 TEXT = Path(__file__).parent / "SPEC.md"
 MODEL = bytes(range(0xA0, 0xB0))
-"""The model hash of all vectors: no model has it, and none is needed to read symbols."""
+"""Model hash of the vectors.  No model has it, and reading symbols needs none outside of latent space 16."""
 
-SPACE = 16
-CHANNELS = 96
-"""Latent space of most vectors and its channels."""
+CODES: dict[str, int] = {entry["name"]: entry["code"] for entry in reader.REGISTRY["spaces"]}
+SD1, SDXL, SD3, EMBEDDED = (CODES[name] for name in ("sd1", "sdxl", "sd3", "sdl"))
 
-SD1, SDXL, SD3, SDL2, SDL3, SDL4, SDL5 = 1, 2, 3, 17, 18, 19, 20
-SD1_CHANNELS, SD3_CHANNELS = 4, 16
+SPACE = SD1
+CHANNELS: int = reader.SPACES[SPACE]["channels"]
+"""Latent space of most vectors, and its channels."""
+
+EMBEDDED_MODEL = bytes.fromhex(next(entry["hash"] for entry in reader.REGISTRY["models"] if entry["space"] == "sdl"))
+"""Model hash of the embedded model, which files of its latent space must name (SPEC 7.1)."""
+
 MODES = {"L": 0, "LA": 1, "RGB": 2, "RGBA": 3}
 
 
 class Vector(NamedTuple):
-    """A file and its side file, less the comment."""
+    """A file and the content of its side file without the comment."""
 
     data: bytes
     side: dict[str, Any]
@@ -56,7 +62,7 @@ MAKERS: dict[str, Callable[[], Vector]] = {}
 
 
 def vector(maker: Callable[[], Vector]) -> Callable[[], Vector]:
-    """Note a function that makes a vector."""
+    """Register a function that makes a vector."""
     MAKERS[maker.__name__] = maker
     return maker
 
@@ -65,13 +71,13 @@ def vector(maker: Callable[[], Vector]) -> Callable[[], Vector]:
 
 
 def varint(value: int) -> bytes:
-    """SPEC 3.2."""
+    """Return a varint (SPEC 3.2)."""
     groups = [value >> shift & 0x7F for shift in range(0, max(value.bit_length(), 1), 7)]
     return bytes([group | 0x80 for group in groups[:-1]] + groups[-1:])
 
 
 def crc(data: bytes) -> bytes:
-    """SPEC 3.4."""
+    """Return the CRC of `data` (SPEC 3.4)."""
     return struct.pack("<I", zlib.crc32(data))
 
 
@@ -81,34 +87,39 @@ def header(
     *,
     mode: int | str = "RGB",
     space: int = SPACE,
-    quantiser: int = 0,
+    quantizer: int = 0,
     rate: int = 128,
     payload: int = 0,
+    model: bytes | None = None,
     sections: int = 1,
     flags: int = 0,
     version: int = 0,
 ) -> bytes:
-    """SPEC 5.   width, height: as bytes where they are not to be written in the one valid way."""
-    numbers: tuple[int | bytes, ...] = (width, height, space, quantiser, rate, payload)
+    """Return a header (SPEC 5).
+
+    width, height: as bytes where they are not in the one valid form.   model: MODEL by default, or the embedded model's
+    hash in its latent space.
+    """
+    numbers: tuple[int | bytes, ...] = (width, height, space, quantizer, rate, payload)
     body = b"\x89SDL" + bytes([version, flags, MODES[mode] if isinstance(mode, str) else mode])
     body += b"".join(number if isinstance(number, bytes) else varint(number) for number in numbers)
-    body += MODEL + varint(sections)
+    body += (model or (EMBEDDED_MODEL if space == EMBEDDED else MODEL)) + varint(sections)
     return body + crc(body)
 
 
 def section(name: str | int, data: bytes, length: bytes = b"") -> bytes:
-    """SPEC 6.1.   length: where it is not to be that of the data."""
+    """Return a section (SPEC 6.1).   length: as bytes where it is not that of the data."""
     body = bytes([ord(name) if isinstance(name, str) else name]) + (length or varint(len(data))) + data
     return body + crc(body)
 
 
 def file(*sections: bytes, **fields: Any) -> bytes:
-    """A header with those fields, and sections."""
+    """Return a header with those fields, followed by the sections."""
     return header(sections=len(sections), **fields) + b"".join(sections)
 
 
 def flip(data: bytes, index: int) -> bytes:
-    """`data` with the lowest bit of one byte changed."""
+    """Return `data` with the lowest bit of one byte changed."""
     changed = bytearray(data)
     changed[index] ^= 1
     return bytes(changed)
@@ -122,27 +133,27 @@ BLOCK = 2**17
 
 
 def raw_block(data: bytes, *, last: bool = True) -> bytes:
-    """A block that is not compressed."""
+    """Return an uncompressed block."""
     return (len(data) << 3 | last).to_bytes(3, "little") + data
 
 
 def run_block(size: int, *, last: bool = True) -> bytes:
-    """A block of `size` zero bytes."""
+    """Return a block of `size` zero bytes."""
     return (size << 3 | 1 << 1 | last).to_bytes(3, "little") + b"\0"
 
 
 def frame_of(blocks: bytes, size: int) -> bytes:
-    """A frame that states a content size in 4 bytes, without a window of its own."""
+    """Return a frame that states its content size in 4 bytes and no window."""
     return MAGIC + b"\xa0" + struct.pack("<I", size) + blocks
 
 
 def frame(content: bytes) -> bytes:
-    """A frame of one block that is not compressed."""
+    """Return a frame of one uncompressed block."""
     return frame_of(raw_block(content), len(content))
 
 
 def zeros_frame(size: int) -> bytes:
-    """A frame of zero bytes, 4 bytes for every block of them."""
+    """Return a frame of `size` zero bytes, which takes 4 bytes for every block."""
     starts = range(0, size, BLOCK)
     runs = [run_block(min(BLOCK, size - start), last=start == starts[-1]) for start in starts]
     return frame_of(b"".join(runs), size)
@@ -154,7 +165,7 @@ Planes = list[list[int]]
 
 
 def noise(seed: int, count: int, bits: int = 8) -> list[int]:
-    """`count` symbols of `bits` bits from a linear congruential generator."""
+    """Return `count` symbols of `bits` bits from a linear congruential generator."""
     symbols = []
     for _ in range(count):
         seed = (seed * 1103515245 + 12345) % 2**31
@@ -163,36 +174,36 @@ def noise(seed: int, count: int, bits: int = 8) -> list[int]:
 
 
 def noise_order(count: int) -> list[int]:
-    """The numbers 0 to `count` - 1 in an order of no order."""
+    """Return the numbers 0 to `count` - 1 in a pseudo-random order."""
     return sorted(range(count), key=noise(7, count, 16).__getitem__)
 
 
 def zero_planes(count: int = 1) -> Planes:
-    """Planes of `count` zero symbols each."""
+    """Return planes of `count` zero symbols each."""
     return [[0] * count for _ in range(CHANNELS)]
 
 
-def noise_planes(count: int, widths: Sequence[int], seed: int = 1, channels: int = CHANNELS) -> Planes:
-    """Planes of `count` symbols, channel c with `widths[c % len(widths)]` bits."""
-    bits = [widths[channel % len(widths)] for channel in range(channels)]
-    return [noise(seed + channel, count, b) if b else [0] * count for channel, b in enumerate(bits)]
+def noise_planes(count: int, widths: Sequence[int], space: int = SPACE) -> Planes:
+    """Return planes of `count` symbols, where channel c has `widths[c % len(widths)]` bits."""
+    bits = [widths[channel % len(widths)] for channel in range(reader.SPACES[space]["channels"])]
+    return [noise(1 + channel, count, b) if b else [0] * count for channel, b in enumerate(bits)]
 
 
 def sparse_planes(count: int, widths: Sequence[int]) -> Planes:
-    """As `noise_planes`, most symbols zero: zstd makes compressed blocks of them."""
+    """Return `noise_planes` with four symbols of five set to zero, which zstd stores as compressed blocks."""
     planes = noise_planes(count, widths)
     return [[symbol if index % 5 == 0 else 0 for index, symbol in enumerate(plane)] for plane in planes]
 
 
 def needed_bits(plane: list[int]) -> int:
-    """Narrowest width that holds a plane."""
+    """Return the smallest width that holds a plane."""
     if not any(plane):
         return 0
     return next(b for b in (2, 4, 8, 16) if all(-(2 ** (b - 1)) <= symbol < 2 ** (b - 1) for symbol in plane))
 
 
 def pack_plane(plane: list[int], bits: int) -> bytes:
-    """SPEC 8.3: one plane's bytes."""
+    """Return the bytes of one plane (SPEC 8.3)."""
     if bits == 16:
         words = struct.pack(f"<{len(plane)}h", *plane)
         return words[0::2] + words[1::2]
@@ -201,7 +212,7 @@ def pack_plane(plane: list[int], bits: int) -> bytes:
 
 
 def pack_groups(planes: Planes, bits: list[int] | None = None) -> list[bytes]:
-    """SPEC 8.3: the list of widths, then the planes of each width."""
+    """Return the list of widths and the planes of each width (SPEC 8.3)."""
     bits = bits or [needed_bits(plane) for plane in planes]
     groups = [bytes(bits)]
     for width in (2, 4, 8, 16):
@@ -211,24 +222,24 @@ def pack_groups(planes: Planes, bits: list[int] | None = None) -> list[bytes]:
 
 
 def pack(planes: Planes, bits: list[int] | None = None) -> bytes:
-    """SPEC 8.3: content of the payload's frame."""
+    """Return the content of the payload's frame (SPEC 8.3)."""
     return b"".join(pack_groups(planes, bits))
 
 
 class Operation(NamedTuple):
-    """SPEC 8.6.4: what is coded at once.   below: c_v, the sum of the frequencies of the values before."""
+    """One step of the coder (SPEC 8.6.4).   below: c_v, the sum of the frequencies of the values before v."""
 
     below: int
     frequency: int
 
 
 def number(value: int, u: int) -> Operation:
-    """A number of u bits."""
+    """Return the operation that codes a number of u bits."""
     return Operation(value << 16 - u, 2 ** (16 - u))
 
 
 class Symbol(NamedTuple):
-    """A symbol in the order of coding, its place, and what the model says of it.   k: the pass."""
+    """A symbol in the order of coding, its place, and the model's prediction.   k: number of the pass."""
 
     k: int
     y: int
@@ -241,7 +252,7 @@ class Symbol(NamedTuple):
 def coded_symbols(
     planes: Planes, groups: int, rate: int, height: int, width: int, space: int = SPACE
 ) -> list[list[Symbol]]:
-    """SPEC 8.6.2: the symbols of each pass, for a picture of height x width positions."""
+    """Return the symbols of each pass for a picture of height x width positions (SPEC 8.6.2)."""
     picture = reader.empty_latent(space, rate, height, width)
     for channel, plane in enumerate(planes):
         for index, symbol in enumerate(plane):
@@ -258,7 +269,7 @@ def coded_symbols(
 
 
 def operations(symbols: list[Symbol]) -> list[Operation]:
-    """SPEC 8.6.5: the operations of a pass."""
+    """Return the operations of a pass (SPEC 8.6.5)."""
     offsets, lengths, excesses, low = [], [], [], []
     for symbol in symbols:
         q, z = symbol.model.q, symbol.model.z
@@ -278,7 +289,7 @@ def operations(symbols: list[Symbol]) -> list[Operation]:
 
 
 def coded(done: list[Operation], states: int, first: int = 2**16) -> bytes:
-    """SPEC 8.6.4: states and words.   first: value of the states to begin with, from the last operation on."""
+    """Return states and words (SPEC 8.6.4).   first: value of all states after the last operation."""
     state, words = [first] * states, []
     for t in reversed(range(len(done))):
         x, (below, frequency) = state[t % states], done[t]
@@ -292,7 +303,7 @@ def coded(done: list[Operation], states: int, first: int = 2**16) -> bytes:
 def range_payload(
     planes: Planes, groups: int, b: int = 0, *, rate: int = 128, height: int = 1, width: int = 1, space: int = SPACE
 ) -> bytes:
-    """SPEC 8.6: the payload of method 1 for a picture of height x width positions."""
+    """Return the payload of method 1 for a picture of height x width positions (SPEC 8.6)."""
     passes = coded_symbols(planes, groups, rate, height, width, space)
     done = [operation for symbols in passes for operation in operations(symbols)]
     return bytes([groups, b]) + coded(done, 8 << b if b else 1)
@@ -302,12 +313,12 @@ Palette = list[tuple[int, int, int, int]]
 
 
 def entry_bits(entry: tuple[int, int, int, int]) -> str:
-    """SPEC 8.8.2: the 32 bits of an entry, in their order."""
+    """Return the 32 bits of an entry in their order (SPEC 8.8.2)."""
     return "".join(f"{level:08b}"[place] for place in range(8) for level in entry)
 
 
 def palette_number(entries: Palette) -> int:
-    """SPEC 8.8.2: N."""
+    """Return N (SPEC 8.8.2)."""
     number, value = 0, 1
     groups = [[entry_bits(entry) for entry in entries]]
     for bit in range(32):
@@ -321,14 +332,15 @@ def palette_number(entries: Palette) -> int:
     return number
 
 
-def palette(entries: Palette, more: int = 0) -> bytes:
-    """Section P.   more: added to N."""
+def palette(entries: Palette, more: int = 0, flags: int = 0) -> bytes:
+    """Return section P.   more: added to N.   flags: 1 for dithered."""
     found = palette_number(entries) + more
-    return section("P", bytes([len(entries) - 1]) + found.to_bytes(-(-found.bit_length() // 8), "little"))
+    data = bytes([flags, len(entries) - 1]) + found.to_bytes(-(-found.bit_length() // 8), "little")
+    return section("P", data)
 
 
 def latent(planes: Planes | None = None) -> bytes:
-    """Section L, its content not compressed."""
+    """Return section L with uncompressed content."""
     return section("L", frame(pack(planes or zero_planes())))
 
 
@@ -336,7 +348,7 @@ def latent(planes: Planes | None = None) -> bytes:
 
 
 def sha256(data: bytes) -> str:
-    """SHA-256 in hexadecimal."""
+    """Return the SHA-256 in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
 
 
@@ -351,10 +363,11 @@ def success(
     metadata: dict[str, bytes] | None = None,
     rule: str | None = None,
 ) -> Vector:
-    """A file that is read, and what is found in it."""
+    """Return a vector that is read, with what a reader finds in it."""
     symbols = b"".join(struct.pack(f"<{len(plane)}h", *plane) for plane in planes or zero_planes())
     side = {
         "expect": "success",
+        "verify": "success",
         "rule": rule,
         "size": list(size),
         "mode": mode,
@@ -367,8 +380,26 @@ def success(
 
 
 def refused(data: bytes, rule: str, kind: str = "malformed") -> Vector:
-    """A file that is refused."""
-    return Vector(data, {"expect": kind, "rule": rule})
+    """Return a vector that is refused."""
+    return Vector(data, {"expect": kind, "verify": kind, "rule": rule})
+
+
+def partly_read(*sections: bytes, rule: str = "H-07", kind: str = "unsupported", **fields: Any) -> Vector:
+    """Return a vector whose symbols are refused, while size, mode, rate, alpha and metadata can be read.
+
+    sections: critical ones other than A and L.
+    """
+    alpha = section("A", b"\0" + frame(b"\x40\x41"))
+    whole = [section("i", b"\0profile"), *sections, alpha, section("L", b"of another kind")]
+    side = {
+        **refused(b"", rule, kind).side,
+        "size": [2, 1],
+        "mode": "RGBA",
+        "rate": fields.get("rate", 128),
+        "alpha_sha256": sha256(b"\x40\x41"),
+        "metadata": {"i": sha256(b"profile")},
+    }
+    return Vector(file(*whole, width=2, mode="RGBA", **fields), side)
 
 
 # Files that are read: pictures and symbols
@@ -376,19 +407,19 @@ def refused(data: bytes, rule: str, kind: str = "malformed") -> Vector:
 
 @vector
 def ok_minimal() -> Vector:
-    """One pixel, all symbols zero: no plane takes any bytes."""
+    """A picture of one pixel whose symbols are all zero: no plane takes any bytes."""
     return success(file(latent()))
 
 
 @vector
 def ok_mode_l() -> Vector:
-    """Mode L."""
+    """A picture of mode L."""
     return success(file(latent(), mode="L"), mode="L")
 
 
 @vector
 def ok_mode_la() -> Vector:
-    """Mode LA, alpha of one pixel."""
+    """A picture of mode LA with alpha of one pixel."""
     return success(file(section("A", b"\0" + frame(b"\x7f")), latent(), mode="LA"), mode="LA", alpha=b"\x7f")
 
 
@@ -406,83 +437,91 @@ def ok_rate_255() -> Vector:
 
 @vector
 def ok_odd_size() -> Vector:
-    """17 x 33 pixels make 2 x 3 positions: the latent covers more than the picture."""
-    planes = noise_planes(6, (2, 4, 8))
+    """A picture of 17 x 33 pixels and 3 x 5 positions: the latent covers more than the picture."""
+    planes = noise_planes(15, (2, 4, 8))
     return success(file(latent(planes), width=17, height=33), planes, size=(17, 33))
 
 
 @vector
 def ok_whole_positions() -> Vector:
-    """32 x 16 pixels make exactly 2 x 1 positions."""
+    """A picture of 16 x 8 pixels, which are exactly 2 x 1 positions."""
     planes = noise_planes(2, (4, 8))
-    return success(file(latent(planes), width=32, height=16), planes, size=(32, 16))
+    return success(file(latent(planes), width=16, height=8), planes, size=(16, 8))
 
 
 @vector
 def ok_width_65535() -> Vector:
-    """The widest picture."""
-    return success(file(latent(), width=65535), zero_planes(4096), size=(65535, 1))
+    """A picture of the largest width."""
+    return success(file(latent(), width=65535), zero_planes(8192), size=(65535, 1))
 
 
 @vector
 def ok_height_65535() -> Vector:
-    """The highest picture."""
-    return success(file(latent(), height=65535), zero_planes(4096), size=(1, 65535))
+    """A picture of the largest height."""
+    return success(file(latent(), height=65535), zero_planes(8192), size=(1, 65535))
 
 
 @vector
 def ok_all_widths() -> Vector:
-    """Planes of 0, 2, 4, 8 and 16 bits, mixed among the channels: they stand in the order of their widths."""
-    planes = noise_planes(4, (16, 2, 0, 8, 4))
-    return success(file(latent(planes), width=64), planes, size=(64, 1))
+    """Planes of 0, 2, 4, 8 and 16 bits, mixed among 16 channels, in the order of their widths."""
+    planes = noise_planes(4, (16, 2, 0, 8, 4), space=SD3)
+    return success(file(latent(planes), width=32, space=SD3), planes, size=(32, 1))
 
 
 @vector
 def ok_bits_left_over() -> Vector:
-    """Three symbols of 2 and of 4 bits leave bits over at each plane's end, which are 0."""
+    """Planes of three symbols of 2 or 4 bits: the unused bits at each plane's end are 0."""
     planes = noise_planes(3, (2, 4))
-    return success(file(latent(planes), width=48), planes, size=(48, 1))
+    return success(file(latent(planes), width=24), planes, size=(24, 1))
 
 
 @vector
 def ok_extremes() -> Vector:
-    """The smallest and the largest symbol of each width, -32768 among them."""
+    """The smallest and the largest symbol of each width, including -32768."""
     planes = zero_planes(2)
     for channel, bits in enumerate((2, 4, 8, 16)):
         planes[channel] = [-(2 ** (bits - 1)), 2 ** (bits - 1) - 1]
-    return success(file(latent(planes), width=32), planes, size=(32, 1))
+    return success(file(latent(planes), width=16), planes, size=(16, 1))
 
 
 @vector
 def ok_wider_than_needed() -> Vector:
-    """Zeros and small symbols in planes of 16 bits: the payload is as long as it may be."""
+    """Zeros and small symbols in planes of 16 bits: the payload has the largest allowed size."""
     planes = noise_planes(4, (2, 0))
     content = pack(planes, [16] * CHANNELS)
-    return success(file(section("L", frame(content)), width=32, height=32), planes, size=(32, 32))
+    return success(file(section("L", frame(content)), width=16, height=16), planes, size=(16, 16))
 
 
 @vector
 def ok_payload_compressed() -> Vector:
     """A payload with compressed zstd blocks."""
-    planes = sparse_planes(16, (2, 0, 4))
+    planes = sparse_planes(256, (2, 0, 4))
     content = zstandard.ZstdCompressor(level=19, write_content_size=True).compress(pack(planes))
-    return success(file(section("L", content), width=64, height=64), planes, size=(64, 64))
+    assert len(content) < len(pack(planes))
+    return success(file(section("L", content), width=128, height=128), planes, size=(128, 128))
 
 
 @vector
 def ok_payload_block_for_each_width() -> Vector:
     """A payload that begins a compressed zstd block with each width."""
-    planes = sparse_planes(16, (2, 4, 8, 0))
+    planes = sparse_planes(256, (2, 4, 8, 0))
     groups = pack_groups(planes)
     stream = zstandard.ZstdCompressor(level=19).compressobj(size=sum(map(len, groups)))
     pieces = [stream.compress(group) + stream.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK) for group in groups if group]
     data = b"".join([*pieces, stream.flush()])
-    return success(file(section("L", data), width=64, height=64), planes, size=(64, 64))
+    assert len(data) < len(b"".join(groups))
+    return success(file(section("L", data), width=128, height=128), planes, size=(128, 128))
 
 
 # Files that are read: payload method 1
 
-GROUPS = len(reader.tensors("sdl1-context")["sizes"].values)
+
+def group_count(space: int) -> int:
+    """Return the number of groups of a latent space's context model."""
+    return len(reader.empty_latent(space, 0, 1, 1).groups)
+
+
+GROUPS = group_count(SPACE)
 
 
 def as_range(
@@ -494,9 +533,12 @@ def as_range(
     positions: tuple[int, int] = (1, 1),
     space: int = SPACE,
 ) -> Vector:
-    """A file of method 1.   positions: width and height of the latent; the picture is a pixel less than they hold."""
+    """Return a vector of method 1.
+
+    positions: width and height of the latent.  The picture is one pixel narrower and lower than they cover.
+    """
     width, height = positions
-    _, factor = reader.CHANNELS_AND_FACTORS[space]
+    factor = reader.SPACES[space]["factor"]
     size = (factor * width - 1, factor * height - 1)
     data = range_payload(planes, groups, b, rate=rate, height=height, width=width, space=space)
     whole = file(section("L", data), width=size[0], height=size[1], rate=rate, payload=1, space=space)
@@ -504,38 +546,38 @@ def as_range(
 
 
 def first_groups(planes: Planes, groups: int, space: int = SPACE) -> Planes:
-    """`planes` with only the channels of the first groups, all others zero."""
+    """Return `planes` with all channels zero that are not in the first groups."""
     kept = {channel for group in reader.empty_latent(space, 0, 1, 1).groups[:groups] for channel in group}
     return [plane if channel in kept else [0] * len(plane) for channel, plane in enumerate(planes)]
 
 
 def example_planes() -> Planes:
-    """The symbols of SPEC 8.6.6's picture."""
-    planes = zero_planes(2)
-    group = reader.empty_latent(SPACE, 0, 1, 1).groups[0]
-    for channel, symbols in zip(group, ([2, 0], [-1, 300], [0, 1], [1, -1]), strict=True):
-        planes[channel] = symbols
-    return planes
+    """Return the symbols of the picture in SPEC 8.6.6."""
+    return [[20, -3], [-12, 300], [9, -40], [0, 0]]
+
+
+EXAMPLE_GROUPS = 3
+EXAMPLE_RATE = 255
 
 
 def example() -> str:
-    """What SPEC 8.6.6 tells of that picture, as it stands there."""
+    """Return payload and predictions of that picture, in the form of SPEC 8.6.6."""
     planes = example_planes()
-    data = range_payload(planes, 1, width=2)
-    e = reader.empty_latent(SPACE, 128, 1, 2).e
+    data = range_payload(planes, EXAMPLE_GROUPS, rate=EXAMPLE_RATE, width=2)
+    e = reader.empty_latent(SPACE, EXAMPLE_RATE, 1, 2).e
     lines = [f"    {data[at : at + 24].hex(' ').upper()}" for at in range(0, len(data), 24)]
     lines += ["", "    k  row  column  channel     e    mu   i   q   z  row of the table  symbol"]
     lines += [
         f"    {s.k}{s.y:5}{s.x:8}{s.channel:9}{e[s.channel]:6}{s.model.mu:6}{s.model.i:4}{s.model.q:4}{s.model.z:4}"
         f"{s.model.row:18}{s.value:8}"
-        for symbols in coded_symbols(planes, 1, 128, 1, 2)
+        for symbols in coded_symbols(planes, EXAMPLE_GROUPS, EXAMPLE_RATE, 1, 2)
         for s in symbols
     ]
     return "\n".join(lines) + "\n"
 
 
 def with_example(text: str) -> str:
-    """SPEC.md with the example of this program: two indented blocks after the sentence that names the vector."""
+    """Return SPEC.md with the example replaced: two indented blocks after the sentence that names the vector."""
     start = re.search(r"`vectors/ok_range_example\.sdl`.*?\n\n(?=    )", text, flags=re.DOTALL)
     assert start is not None
     end = re.compile(r"(?:    .*\n|\n(?=    ))*").match(text, start.end())
@@ -545,20 +587,20 @@ def with_example(text: str) -> str:
 
 @vector
 def ok_range_zero() -> Vector:
-    """Method 1 without a coded group: all symbols are zero, the payload is two bytes."""
+    """Method 1 without a coded group: all symbols are zero and the payload has two bytes."""
     data = file(section("L", bytes(2)), width=65535, payload=1)
-    return success(data, zero_planes(4096), size=(65535, 1))
+    return success(data, zero_planes(8192), size=(65535, 1))
 
 
 @vector
 def ok_range_example() -> Vector:
-    """Method 1, the first group of two positions: the example of SPEC 8.6.6, with a symbol beyond its row."""
-    return as_range(example_planes(), 1, positions=(2, 1))
+    """Method 1, three groups of two positions: the example of SPEC 8.6.6."""
+    return as_range(example_planes(), EXAMPLE_GROUPS, rate=EXAMPLE_RATE, positions=(2, 1))
 
 
 @vector
 def ok_range_zero_in_groups() -> Vector:
-    """Method 1, all groups coded although all symbols are zero: a writer would leave them out."""
+    """Method 1, all groups coded although all symbols are zero: a writer would omit them."""
     return as_range(zero_planes())
 
 
@@ -576,44 +618,54 @@ def ok_range_rate_255() -> Vector:
 
 @vector
 def ok_range_passes() -> Vector:
-    """Method 1, 9 x 10 positions: every pass, the first with four positions and edges on all sides; two groups."""
+    """Method 1, 9 x 10 positions, two groups: every pass, four positions in the first, all edges."""
     return as_range(first_groups(noise_planes(90, (2, 4)), 2), 2, positions=(9, 10))
 
 
 @vector
 def ok_range_one_row() -> Vector:
-    """Method 1, 11 x 1 positions: all are in pass 0 and in the passes H."""
+    """Method 1, 11 x 1 positions, which are in pass 0 and in the passes H."""
     return as_range(first_groups(noise_planes(11, (2, 4)), 3), 3, positions=(11, 1))
 
 
 @vector
 def ok_range_one_column() -> Vector:
-    """Method 1, 1 x 6 positions: all are in pass 0 and in the passes V."""
+    """Method 1, 1 x 6 positions, which are in pass 0 and in the passes V."""
     return as_range(first_groups(noise_planes(6, (2, 4)), 4), 4, positions=(1, 6))
 
 
+BEYOND_SIDE = 5
+"""Width and height, in positions, of the picture that `beyond` makes."""
+
+
 def beyond(rate: int) -> Planes:
-    """A position whose symbols all lie beyond their rows: by 1, 2, 3, ... 8, then by powers of 2, on both sides."""
-    picture = reader.empty_latent(SPACE, rate, 1, 1)
+    """Return symbols that all lie beyond their rows, on both sides: by 1, 2, 3, ... 8, then by powers of 2."""
+    side = BEYOND_SIDE
+    picture = reader.empty_latent(SPACE, rate, side, side)
     count = 0
-    for group, channels in enumerate(picture.groups):
-        for channel, found in zip(channels, picture.predict(group, 0, 0, 0), strict=True):
-            excess = count + 1 if count < 8 else 2 ** (count // 7)
-            offset = len(reader.distributions()[found.row]) // 2 - 1 + excess
-            picture.put(channel, 0, 0, 2**found.q * (found.z + (offset if count % 2 else -offset)))
-            count += 1
+    for group, k in itertools.product(range(GROUPS), range(10)):
+        places = reader.positions(k, side, side)
+        # The predictions of a pass do not depend on its own symbols.
+        predictions = [picture.predict(group, k, y, x) for y, x in places]
+        for (y, x), found in zip(places, predictions, strict=True):
+            for channel, prediction in zip(picture.groups[group], found, strict=True):
+                excess = count + 1 if count < 8 else 2 ** (count // 7)
+                offset = len(reader.distributions()[prediction.row]) // 2 - 1 + excess
+                symbol = 2**prediction.q * (prediction.z + (offset if count % 2 else -offset))
+                picture.put(channel, y, x, symbol)
+                count += 1
     return picture.planes
 
 
 @vector
 def ok_range_beyond() -> Vector:
-    """Method 1, every symbol beyond its row, by 1 up to 2^13, on both sides."""
-    return as_range(beyond(40), rate=40)
+    """Method 1, every symbol beyond its row, by 1 up to 2^14, on both sides."""
+    return as_range(beyond(40), rate=40, positions=(BEYOND_SIDE, BEYOND_SIDE))
 
 
 @vector
 def ok_range_low_bits() -> Vector:
-    """Method 1, large symbols some of which have low bits, at a rate where the model expects them."""
+    """Method 1 with large symbols that have low bits, at a rate where the model expects them."""
     planes = noise_planes(4, (8, 4))
     assert any(symbol.model.q for symbols in coded_symbols(planes, GROUPS, 255, 2, 2) for symbol in symbols)
     return as_range(planes, rate=255, positions=(2, 2))
@@ -621,7 +673,7 @@ def ok_range_low_bits() -> Vector:
 
 @vector
 def ok_range_extremes() -> Vector:
-    """Method 1, the smallest and the largest symbol, in every channel."""
+    """Method 1 with the smallest and the largest symbol in every channel."""
     return as_range(
         [[-32767, 32767] if channel % 2 else [32767, -32767] for channel in range(CHANNELS)], positions=(1, 2)
     )
@@ -629,13 +681,13 @@ def ok_range_extremes() -> Vector:
 
 @vector
 def ok_range_16_states() -> Vector:
-    """Method 1 with 16 states, and symbols beyond their rows: numbers of 0 bits count as operations."""
-    return as_range(beyond(40), b=1, rate=40)
+    """Method 1 with 16 states and symbols beyond their rows: numbers of 0 bits are operations."""
+    return as_range(beyond(40), b=1, rate=40, positions=(BEYOND_SIDE, BEYOND_SIDE))
 
 
 @vector
 def ok_range_128_states() -> Vector:
-    """Method 1 with 128 states, more than there are operations: some states are never used."""
+    """Method 1 with 128 states, which are more than there are operations."""
     return as_range(first_groups(noise_planes(2, (2,)), 2), 2, 4, positions=(2, 1))
 
 
@@ -644,90 +696,88 @@ def ok_range_128_states() -> Vector:
 
 @vector
 def ok_space_sd1() -> Vector:
-    """Latent space sd1, method 0: 17 x 9 pixels make 3 x 2 positions of 4 channels."""
-    planes = noise_planes(6, (2, 4, 8, 0), channels=SD1_CHANNELS)
+    """Latent space sd1, method 0: 17 x 9 pixels are 3 x 2 positions of 4 channels."""
+    planes = noise_planes(6, (2, 4, 8, 0), SD1)
     return success(file(latent(planes), width=17, height=9, space=SD1), planes, size=(17, 9))
 
 
 @vector
 def ok_space_sd1_range() -> Vector:
     """Latent space sd1, method 1: 5 x 3 positions, all groups."""
-    return as_range(noise_planes(15, (4, 2), channels=SD1_CHANNELS), 4, positions=(5, 3), space=SD1)
+    return as_range(noise_planes(15, (4, 2), SD1), group_count(SD1), positions=(5, 3), space=SD1)
 
 
 @vector
 def ok_space_sd3_range() -> Vector:
     """Latent space sd3, method 1: 3 x 2 positions, two of its four groups."""
-    planes = noise_planes(6, (4, 2), channels=SD3_CHANNELS)
+    planes = noise_planes(6, (4, 2), SD3)
     return as_range(first_groups(planes, 2, SD3), 2, positions=(3, 2), space=SD3)
 
 
-@vector
-def ok_space_sdl2_range() -> Vector:
-    """Latent space sdl2, method 1: 2 x 1 positions, three of its six groups."""
-    return as_range(first_groups(noise_planes(2, (4, 2, 2)), 3, SDL2), 3, positions=(2, 1), space=SDL2)
+# Files that depend on the embedded model's tables.  `--embedded` writes these alone.
 
 
 @vector
-def ok_space_sdl3_range() -> Vector:
-    """Latent space sdl3, method 1: 2 x 1 positions, three of its six groups."""
-    return as_range(first_groups(noise_planes(2, (4, 2, 2)), 3, SDL3), 3, positions=(2, 1), space=SDL3)
+def ok_embedded() -> Vector:
+    """The embedded model's latent space, method 0: 2 x 1 positions."""
+    planes = noise_planes(2, (2, 4, 8, 0), EMBEDDED)
+    width = 2 * reader.SPACES[EMBEDDED]["factor"]
+    return success(file(latent(planes), width=width, space=EMBEDDED), planes, size=(width, 1))
 
 
 @vector
-def ok_space_sdl4_range() -> Vector:
-    """Latent space sdl4, method 1: 2 x 1 positions, three of its six groups."""
-    return as_range(first_groups(noise_planes(2, (4, 2, 2)), 3, SDL4), 3, positions=(2, 1), space=SDL4)
+def ok_embedded_range() -> Vector:
+    """The embedded model's latent space, method 1: 2 x 1 positions, half of its groups."""
+    groups = -(-group_count(EMBEDDED) // 2)
+    planes = first_groups(noise_planes(2, (4, 2, 2), EMBEDDED), groups, EMBEDDED)
+    return as_range(planes, groups, positions=(2, 1), space=EMBEDDED)
 
 
-@vector
-def ok_space_sdl5_range() -> Vector:
-    """Latent space sdl5, method 1: 2 x 1 positions, three of its six groups."""
-    return as_range(first_groups(noise_planes(2, (4, 2, 2)), 3, SDL5), 3, positions=(2, 1), space=SDL5)
+ON_EMBEDDED = (ok_embedded, ok_embedded_range)
 
 
-# Files that are read: quantiser 1
+# Files that are read: quantizer 1
 
 
 def with_palette(
-    entries: Palette, indices: list[int], *, size: tuple[int, int], rate: int = 1, space: int = SD1
+    entries: Palette, indices: list[int], *, size: tuple[int, int], flags: int = 0, space: int = SD1
 ) -> Vector:
-    """A file of quantiser 1.   indices: by the order of the entries in the file, which is that of their bits."""
+    """Return a vector of quantizer 1.   indices: into the entries in the order of their bits, which is the file's."""
     ordered = sorted(entries, key=entry_bits)
-    planes = [[ordered[index][channel] for index in indices] for channel in range(SD1_CHANNELS)]
-    sections = palette(entries), section("L", frame(bytes(indices)))
-    data = file(*sections, width=size[0], height=size[1], space=space, quantiser=1, rate=rate)
-    return success(data, planes, size=size, rate=rate)
+    planes = [[ordered[index][channel] for index in indices] for channel in range(4)]
+    sections = palette(entries, flags=flags), section("L", frame(bytes(indices)))
+    data = file(*sections, width=size[0], height=size[1], space=space, quantizer=1, rate=0)
+    return success(data, planes, size=size, rate=0)
 
 
 def noise_entries(count: int, bits: int = 8) -> Palette:
-    """Entries of levels around the middle."""
-    planes = noise_planes(count, (bits,), channels=SD1_CHANNELS)
+    """Return `count` entries of levels around the middle."""
+    planes = noise_planes(count, (bits,), SD1)
     return [(128 + a, 128 + b, 128 + c, 128 + d) for a, b, c, d in zip(*planes, strict=True)]
 
 
 @vector
 def ok_palette_example() -> Vector:
-    """Quantiser 1, dithered: the example of SPEC 8.8.4."""
+    """Quantizer 1, dithered: the example of SPEC 8.8.4."""
     entries = [(128, 127, 96, 161), (120, 130, 100, 140), (128, 127, 96, 160)]
-    return with_palette(entries, [0, 1, 1, 2, 2, 0], size=(24, 16))
+    return with_palette(entries, [0, 1, 1, 2, 2, 0], size=(24, 16), flags=1)
 
 
 @vector
 def ok_palette_plain() -> Vector:
-    """Quantiser 1, rate 0: not dithered."""
-    return with_palette(noise_entries(5), [4, 0, 3, 1, 2, 2], size=(17, 9), rate=0)
+    """Quantizer 1, not dithered."""
+    return with_palette(noise_entries(5), [4, 0, 3, 1, 2, 2], size=(17, 9))
 
 
 @vector
 def ok_palette_sdxl() -> Vector:
-    """Quantiser 1 in the other latent space of 4 channels."""
+    """Quantizer 1 in latent space sdxl."""
     return with_palette(noise_entries(2), [0, 1, 1], size=(1, 24), space=SDXL)
 
 
 @vector
 def ok_palette_256() -> Vector:
-    """Quantiser 1 with 256 entries, each used once."""
+    """Quantizer 1 with 256 entries, each used once."""
     entries = noise_entries(256)
     assert len(set(entries)) == 256
     return with_palette(entries, noise_order(256), size=(128, 128))
@@ -735,7 +785,7 @@ def ok_palette_256() -> Vector:
 
 @vector
 def ok_palette_one_entry() -> Vector:
-    """Quantiser 1 with a single entry, whose bits are all 1: N is 0 and takes no bytes."""
+    """Quantizer 1 with one entry whose bits are all 1: N is 0 and takes no bytes."""
     made = with_palette([(255, 255, 255, 255)], [0], size=(8, 8))
     assert palette_number([(255, 255, 255, 255)]) == 0
     return made
@@ -743,22 +793,22 @@ def ok_palette_one_entry() -> Vector:
 
 @vector
 def ok_palette_largest() -> Vector:
-    """Quantiser 1 with the largest N of one entry, whose bits are all 0: 4 bytes of 255."""
+    """Quantizer 1 with the largest N of one entry, whose bits are all 0: 4 bytes of 255."""
     assert palette_number([(0, 0, 0, 0)]) == 2**32 - 1
     return with_palette([(0, 0, 0, 0)], [0], size=(1, 1))
 
 
 @vector
 def ok_palette_equal_entries() -> Vector:
-    """Quantiser 1 with entries that are equal, which a writer should avoid."""
+    """Quantizer 1 with entries that are equal, which a writer should avoid."""
     return with_palette([(7, 8, 9, 10)] * 3 + [(7, 8, 9, 11)], [3, 2, 1, 0], size=(32, 1))
 
 
 @vector
 def ok_palette_and_more() -> Vector:
-    """Quantiser 1 with an ignorable section, and with the palette before the alpha plane, where few would write it."""
+    """Quantizer 1 with an ignorable section, and with the palette before the alpha plane."""
     sections = section("q", b"?"), palette([(1, 2, 3, 4)]), section("A", b"\0" + frame(b"\x7f"))
-    data = file(*sections, section("L", frame(b"\0")), mode="LA", space=SD1, quantiser=1, rate=0)
+    data = file(*sections, section("L", frame(b"\0")), mode="LA", space=SD1, quantizer=1, rate=0)
     return success(data, [[1], [2], [3], [4]], mode="LA", rate=0, alpha=b"\x7f")
 
 
@@ -766,13 +816,13 @@ def ok_palette_and_more() -> Vector:
 
 
 def with_icc(packed: bytes, content: bytes) -> Vector:
-    """A file whose ICC section holds `content` as the zstd frame `packed`."""
+    """Return a vector whose ICC section holds `content` as the zstd frame `packed`."""
     return success(file(section("i", b"\1" + packed), latent()), metadata={"i": content})
 
 
 @vector
 def ok_zstd_blocks() -> Vector:
-    """A zstd frame of several blocks: raw, run, an empty last one."""
+    """A zstd frame of three blocks: a raw one, a run, and an empty last one."""
     blocks = raw_block(b"abc", last=False) + run_block(5, last=False) + raw_block(b"")
     return with_icc(frame_of(blocks, 8), b"abc" + bytes(5))
 
@@ -791,7 +841,7 @@ def ok_zstd_size_in_1_byte() -> Vector:
 
 @vector
 def ok_zstd_size_in_2_bytes() -> Vector:
-    """A zstd frame that states its content size in two bytes, which count from 256."""
+    """A zstd frame that states its content size in two bytes, as the size less 256."""
     return with_icc(MAGIC + b"\x60\x04\x00" + run_block(260), bytes(260))
 
 
@@ -803,7 +853,7 @@ def ok_zstd_size_in_8_bytes() -> Vector:
 
 @vector
 def ok_zstd_window_2_27() -> Vector:
-    """A zstd frame that asks for the largest window which every reader grants."""
+    """A zstd frame that asks for the largest window that every reader must grant."""
     return with_icc(MAGIC + b"\x80" + bytes([(27 - 10) << 3]) + struct.pack("<I", 3) + raw_block(b"abc"), b"abc")
 
 
@@ -816,11 +866,11 @@ def ok_zstd_empty() -> Vector:
 # Files that are read: alpha
 
 ALPHA = bytes([250, 5, 130, 3, 0, 255, 128, 127, 1])
-"""A plane of 3 x 3 values, whose differences wrap around."""
+"""A plane of 3 x 3 values whose differences wrap around."""
 
 
 def with_alpha(kind: int, filtered: list[int]) -> Vector:
-    """A picture of 3 x 3 pixels with the plane ALPHA, filtered."""
+    """Return a vector of 3 x 3 pixels with the plane ALPHA, filtered."""
     block = bytes([kind]) + frame(bytes(value % 256 for value in filtered))
     data = file(section("A", block), latent(), width=3, height=3, mode="RGBA")
     return success(data, size=(3, 3), mode="RGBA", alpha=ALPHA)
@@ -828,19 +878,19 @@ def with_alpha(kind: int, filtered: list[int]) -> Vector:
 
 @vector
 def ok_alpha_filter_0() -> Vector:
-    """Alpha as it is."""
+    """Alpha filter 0: the plane as it is."""
     return with_alpha(0, list(ALPHA))
 
 
 @vector
 def ok_alpha_filter_1() -> Vector:
-    """Alpha less the value on its left, modulo 256; 0 outside the plane."""
+    """Alpha filter 1: the difference from the left value, modulo 256."""
     return with_alpha(1, [ALPHA[k] - (ALPHA[k - 1] if k % 3 else 0) for k in range(9)])
 
 
 @vector
 def ok_alpha_filter_2() -> Vector:
-    """Alpha less the value above, modulo 256; 0 outside the plane."""
+    """Alpha filter 2: the difference from the value above, modulo 256."""
     return with_alpha(2, [ALPHA[k] - (ALPHA[k - 3] if k >= 3 else 0) for k in range(9)])
 
 
@@ -865,7 +915,7 @@ def ok_metadata_zstd() -> Vector:
 
 @vector
 def ok_metadata_another_order() -> Vector:
-    """Exif and XMP before the ICC profile: a writer should not do it, a reader does not mind."""
+    """Exif and XMP before the ICC profile, which only a writer should avoid."""
     contents = {"x": b"<x:xmpmeta/>", "e": b"MM\0*", "i": b"profile"}
     sections = [section(name, b"\0" + content) for name, content in contents.items()]
     return success(file(*sections, latent()), metadata=contents)
@@ -873,20 +923,20 @@ def ok_metadata_another_order() -> Vector:
 
 @vector
 def ok_metadata_without_content() -> Vector:
-    """Stored metadata of no bytes."""
+    """A stored ICC profile of no bytes."""
     return success(file(section("i", b"\0"), latent()), metadata={"i": b""})
 
 
 @vector
 def ok_metadata_2_24() -> Vector:
-    """Metadata of 2^24 bytes, the most there may be."""
+    """Metadata of 2^24 bytes, the largest size."""
     return with_icc(zeros_frame(2**24), bytes(2**24))
 
 
 @vector
 def ok_everything() -> Vector:
-    """All sections of version 0 and one that is unknown."""
-    planes = noise_planes(6, (2, 0, 4, 0, 8))
+    """All metadata sections, an unknown section, alpha and latent."""
+    planes = noise_planes(15, (2, 0, 4, 0, 8))
     contents = {"i": b"profile", "e": b"II*\0", "x": b"<x:xmpmeta/>"}
     sections = [section(name, b"\0" + content) for name, content in contents.items()]
     alpha = bytes(symbol % 256 for symbol in noise(7, 17 * 33))
@@ -897,26 +947,26 @@ def ok_everything() -> Vector:
 
 @vector
 def ok_ignorable_section() -> Vector:
-    """An unknown section whose name is a small letter is skipped."""
+    """An unknown section whose name is a small letter."""
     return success(file(section("q", b"anything"), latent()), rule="S-01")
 
 
 @vector
 def ok_ignorable_section_empty() -> Vector:
-    """An unknown ignorable section without data is skipped; its name is no letter."""
+    """An unknown ignorable section without data whose name is no letter."""
     return success(file(section(0xFF, b""), latent()), rule="S-01")
 
 
 @vector
 def ok_sections_64() -> Vector:
-    """As many sections as there may be."""
+    """The largest number of sections."""
     names = [name for name in range(256) if name & 0x20 and chr(name) not in "iex"][:63]
     return success(file(*(section(name, b"") for name in names), latent()), rule="S-01")
 
 
 @vector
 def ok_advisory_flags() -> Vector:
-    """Unknown advisory flags, bits 4 to 7, are ignored."""
+    """Unknown advisory flags, bits 4 to 7."""
     return success(file(latent(), flags=0xF0), rule="H-06")
 
 
@@ -937,7 +987,7 @@ def bad_signature_cut() -> Vector:
 
 @vector
 def bad_signature_other() -> Vector:
-    """The signature of PNG, then a valid header."""
+    """The signature of PNG before a valid header."""
     return refused(b"\x89PNG" + file(latent())[4:], "F-01", "not-sdl")
 
 
@@ -946,7 +996,7 @@ HEADER = len(header(width=300))
 
 
 def cut(length: int) -> Vector:
-    """The first bytes of a valid file."""
+    """Return a vector of the first bytes of a valid file."""
     assert length < len(WHOLE)
     return refused(WHOLE[:length], "F-02", "truncated")
 
@@ -965,7 +1015,7 @@ def bad_cut_before_mode() -> Vector:
 
 @vector
 def bad_cut_in_varint() -> Vector:
-    """The file ends within the width, after a byte that says that more follow."""
+    """The file ends within the width, after a byte whose top bit is 1."""
     return cut(8)
 
 
@@ -1007,7 +1057,7 @@ def bad_cut_in_section_crc() -> Vector:
 
 @vector
 def bad_cut_between_sections() -> Vector:
-    """The file ends where a section ends, one before the declared number."""
+    """The file ends after a section and before the last one that the header declares."""
     return cut(HEADER + len(section("i", b"\0profile")))
 
 
@@ -1018,20 +1068,8 @@ def bad_length_2_31_less_1() -> Vector:
 
 
 @vector
-def bad_byte_after_end() -> Vector:
-    """One byte follows the last section."""
-    return refused(file(latent()) + b"\0", "F-03")
-
-
-@vector
-def bad_section_not_counted() -> Vector:
-    """A whole section follows the declared number of them."""
-    return refused(header(sections=1) + latent() + section("q", b""), "F-03")
-
-
-@vector
 def bad_hole_after_header() -> Vector:
-    """Sixteen zero bytes between header and first section: read as a section, their CRC is wrong."""
+    """Sixteen zero bytes before the first section: read as a section, their CRC is wrong."""
     return refused(header() + bytes(16) + latent(), "S-03", "checksum")
 
 
@@ -1061,7 +1099,7 @@ def bad_varint_zero_in_2_bytes() -> Vector:
 
 @vector
 def bad_varint_long_form_of_length() -> Vector:
-    """A section's length in one byte more than it takes."""
+    """A section's length in one byte more than necessary."""
     return refused(file(section("q", b"abc", length=b"\x83\x00"), latent()), "V-02")
 
 
@@ -1088,25 +1126,25 @@ def bad_crc_and_width() -> Vector:
 
 @vector
 def bad_crc_and_flag() -> Vector:
-    """A flag that no writer set: damage, not a newer file."""
+    """A flag that no writer sets and a CRC that differs: the file is damaged."""
     return refused(flip(header(), 5) + latent(), "H-02", "checksum")
 
 
 @vector
 def bad_crc_and_mode() -> Vector:
-    """An unknown mode, and a CRC that differs: damage, not a newer file."""
+    """An unknown mode and a CRC that differs: the file is damaged."""
     return refused(flip(header(mode=4), -1) + latent(), "H-02", "checksum")
 
 
 @vector
 def bad_crc_and_size() -> Vector:
-    """A width above the limit, and a CRC that differs: damage, not a limit."""
+    """A width above the limit and a CRC that differs: the file is damaged."""
     return refused(flip(header(width=65536), -1) + latent(), "H-02", "checksum")
 
 
 @vector
 def bad_crc_and_size_of_35_bits() -> Vector:
-    """The greatest number that a varint can hold as width, and a CRC that differs: damage, not a limit."""
+    """The largest varint as width and a CRC that differs: the file is damaged."""
     return refused(flip(header(width=2**35 - 1), -1) + latent(), "H-02", "checksum")
 
 
@@ -1134,18 +1172,18 @@ def bad_sections_0() -> Vector:
 @vector
 def bad_crc_of_latent() -> Vector:
     """One bit of the latent's data differs."""
-    return refused(header() + flip(latent(), 20), "S-03", "checksum")
+    return refused(header() + flip(latent(), 8), "S-03", "checksum")
 
 
 @vector
 def bad_crc_of_ignorable_section() -> Vector:
-    """One bit of an unknown ignorable section's data differs: skipped sections are checked too."""
+    """One bit differs in an unknown ignorable section, whose CRC counts too."""
     return refused(header(sections=2) + flip(section("q", b"abc"), 3) + latent(), "S-03", "checksum")
 
 
 @vector
 def bad_crc_of_critical_section() -> Vector:
-    """An unknown critical section, and a CRC that differs: damage, not a newer file."""
+    """An unknown critical section and a CRC that differs: the file is damaged."""
     return refused(header(sections=2) + flip(section("Q", b"abc"), -1) + latent(), "S-03", "checksum")
 
 
@@ -1157,7 +1195,7 @@ def bad_metadata_twice() -> Vector:
 
 @vector
 def bad_ignorable_section_twice() -> Vector:
-    """Two unknown sections of one name."""
+    """Two unknown sections of the same name."""
     return refused(file(section("q", b"a"), section("q", b"a"), latent()), "S-04")
 
 
@@ -1169,7 +1207,7 @@ def bad_latent_twice() -> Vector:
 
 @vector
 def bad_no_latent() -> Vector:
-    """Metadata, and no latent."""
+    """Metadata without a latent."""
     return refused(file(section("i", b"\0a")), "S-05")
 
 
@@ -1187,20 +1225,20 @@ def bad_metadata_after_latent() -> Vector:
 
 @vector
 def bad_metadata_after_alpha() -> Vector:
-    """Metadata between alpha and latent: an ignorable section after a critical one."""
+    """Metadata between alpha and latent: an ignorable section follows a critical one."""
     data = file(section("A", b"\0" + frame(b"\0")), section("i", b"\0a"), latent(), mode="RGBA")
     return refused(data, "S-05")
 
 
 @vector
 def bad_alpha_missing() -> Vector:
-    """A mode with alpha, and no alpha section."""
+    """A mode with alpha and no alpha section."""
     return refused(file(latent(), mode="RGBA"), "A-01")
 
 
 @vector
 def bad_alpha_not_wanted() -> Vector:
-    """An alpha section, and a mode without alpha."""
+    """An alpha section in a mode without alpha."""
     return refused(file(section("A", b"\0" + frame(b"\0")), latent(), mode="L"), "A-01")
 
 
@@ -1216,7 +1254,7 @@ def bad_alpha_short() -> Vector:
 
 @vector
 def bad_alpha_empty() -> Vector:
-    """An alpha section without even a filter."""
+    """An alpha section without any bytes."""
     return refused(file(section("A", b""), latent(), mode="RGBA"), "A-02")
 
 
@@ -1230,13 +1268,13 @@ def bad_metadata_empty() -> Vector:
 
 
 def with_frame(data: bytes, rule: str, kind: str = "malformed") -> Vector:
-    """A file whose ICC section holds a zstd frame that is refused."""
+    """Return a vector whose ICC section holds a zstd frame that is refused."""
     return refused(file(section("i", b"\1" + data), latent()), rule, kind)
 
 
 @vector
 def bad_zstd_magic() -> Vector:
-    """No zstd frame, but its content as it is."""
+    """The content of a zstd frame without the frame."""
     return with_frame(b"profile", "Z-01")
 
 
@@ -1296,19 +1334,19 @@ def bad_zstd_skippable_after_frame() -> Vector:
 
 @vector
 def bad_zstd_trailing_byte_after_empty_frame() -> Vector:
-    """One byte after a zstd frame without content."""
+    """A byte after a zstd frame without content."""
     return with_frame(frame(b"") + b"\0", "Z-03")
 
 
 @vector
 def bad_zstd_empty_frame_cut() -> Vector:
-    """A zstd frame without content that lacks its last byte."""
+    """A zstd frame without content and without its last byte."""
     return with_frame(frame(b"")[:-1], "Z-03")
 
 
 @vector
 def bad_zstd_cut() -> Vector:
-    """A zstd frame that lacks its last byte."""
+    """A zstd frame without its last byte."""
     return with_frame(frame(b"abc")[:-1], "Z-03")
 
 
@@ -1332,14 +1370,14 @@ def bad_zstd_longer() -> Vector:
 
 @vector
 def bad_zstd_bomb_of_blocks() -> Vector:
-    """A zstd frame that states 9 bytes, and whose blocks hold 32 MiB."""
+    """A zstd frame that states 9 bytes and whose blocks hold 32 MiB."""
     blocks = run_block(BLOCK, last=False) * 256 + raw_block(b"")
     return with_frame(MAGIC + b"\x80\x88" + struct.pack("<I", 9) + blocks, "Z-03")
 
 
 @vector
 def bad_zstd_content_of_empty_frame() -> Vector:
-    """A zstd frame that states no content, and has some."""
+    """A zstd frame that states no content and has some."""
     return with_frame(frame_of(raw_block(b"abc"), 0), "Z-03")
 
 
@@ -1366,7 +1404,7 @@ def bad_zstd_dictionary() -> Vector:
 
 
 def with_payload(content: bytes, rule: str, width: int = 1) -> Vector:
-    """A file whose payload is refused."""
+    """Return a vector whose payload is refused."""
     return refused(file(section("L", frame(content)), width=width), rule)
 
 
@@ -1378,7 +1416,7 @@ def bad_payload_empty() -> Vector:
 
 @vector
 def bad_payload_widths_cut() -> Vector:
-    """A payload of one byte less than there are channels."""
+    """A payload of one byte fewer than there are channels."""
     return with_payload(bytes(CHANNELS - 1), "P-01")
 
 
@@ -1396,8 +1434,8 @@ def bad_payload_32_bits() -> Vector:
 
 @vector
 def bad_payload_short() -> Vector:
-    """A payload that lacks the last plane's last byte."""
-    return with_payload(pack(noise_planes(2, (8,)))[:-1], "P-03", width=32)
+    """A payload without the last plane's last byte."""
+    return with_payload(pack(noise_planes(2, (8,)))[:-1], "P-03", width=16)
 
 
 @vector
@@ -1408,23 +1446,23 @@ def bad_payload_long() -> Vector:
 
 @vector
 def bad_left_over_bits_of_2() -> Vector:
-    """A plane of one 2-bit symbol, whose byte has its top bit set."""
+    """A plane of one symbol of 2 bits whose byte has its top bit set."""
     return with_payload(bytes([2]) + bytes(CHANNELS - 1) + b"\x81", "P-04")
 
 
 @vector
 def bad_left_over_bits_of_4() -> Vector:
-    """A plane of three 4-bit symbols, whose last four bits are not 0."""
-    return with_payload(bytes([4]) + bytes(CHANNELS - 1) + b"\x21\x13", "P-04", width=48)
+    """A plane of three symbols of 4 bits whose last four bits are not 0."""
+    return with_payload(bytes([4]) + bytes(CHANNELS - 1) + b"\x21\x13", "P-04", width=24)
 
 
-def with_range(data: bytes, rule: str) -> Vector:
-    """A file of one position whose payload of method 1 is refused."""
-    return refused(file(section("L", data), payload=1), rule)
+def with_range(data: bytes, rule: str, width: int = 1) -> Vector:
+    """Return a vector whose payload of method 1 is refused."""
+    return refused(file(section("L", data), width=width, payload=1), rule)
 
 
 RANGE = range_payload(noise_planes(1, (2, 4)), GROUPS)
-"""A valid payload of one position and one state."""
+"""A valid payload of one position with one state."""
 
 
 @vector
@@ -1453,7 +1491,7 @@ def bad_range_states_13() -> Vector:
 
 @vector
 def bad_range_states_without_groups() -> Vector:
-    """A payload of method 1 without groups, and with states."""
+    """A payload of method 1 without groups and with states."""
     return with_range(bytes([0, 1]) + struct.pack("<I", 2**16) * 16, "R-02")
 
 
@@ -1483,20 +1521,22 @@ def bad_range_state_low() -> Vector:
 
 @vector
 def bad_range_one_state_low() -> Vector:
-    """A payload of method 1 of 16 states, the last of which is 0."""
+    """A payload of method 1 with 16 states, the last of which is 0."""
     return with_range(bytes([1, 1]) + struct.pack("<16I", *[2**16] * 15, 0), "R-03")
 
 
 @vector
 def bad_range_word_missing() -> Vector:
-    """A payload of method 1 that lacks its last word."""
+    """A payload of method 1 without its last word."""
     return with_range(RANGE[:-2], "R-04")
 
 
 @vector
 def bad_range_word_missing_16_states() -> Vector:
-    """A payload of method 1 of 16 states that lacks its last word."""
-    return with_range(range_payload(noise_planes(1, (2, 4)), GROUPS, 1)[:-2], "R-04")
+    """A payload of method 1 with 16 states and without its last word."""
+    data = range_payload(noise_planes(16, (2, 4)), GROUPS, 1, width=16)
+    assert len(data) > 2 + 4 * 16
+    return with_range(data[:-2], "R-04", width=128)
 
 
 @vector
@@ -1514,19 +1554,19 @@ def bad_range_last_state() -> Vector:
 
 @vector
 def bad_range_unused_state() -> Vector:
-    """A payload of method 1 of 128 states and 4 symbols: one of the states that no operation works on is not 2^16."""
-    data = range_payload(zero_planes(), 1, 4)
+    """A payload of method 1 with 128 states and 4 symbols: an unused state is not 2^16."""
+    data = range_payload(zero_planes(), GROUPS, 4)
     return with_range(flip(data, 2 + 4 * 127), "R-05")
 
 
 @vector
 def bad_range_bytes_without_groups() -> Vector:
-    """A payload of method 1 without groups that goes on after its two bytes."""
+    """A payload of method 1 without groups that continues after its two bytes."""
     return with_range(bytes(4), "R-05")
 
 
 def with_offset(a: int) -> Vector:
-    """A file of method 1 whose first symbol is beyond its row by 2^a or more."""
+    """Return a vector of method 1 whose first symbol is beyond its row by 2^a or more."""
     (symbols, *_) = coded_symbols(zero_planes(), 1, 128, 1, 1)
     wild = [symbols[0]._replace(value=-32767), *symbols[1:]]
     done = operations(wild)
@@ -1538,19 +1578,19 @@ def with_offset(a: int) -> Vector:
 
 @vector
 def bad_range_offset_2_16() -> Vector:
-    """An offset of 2^16: the largest that can be told, and too far from any centre."""
+    """An offset of 2^16, the largest that can be coded: its symbol is out of range."""
     return with_offset(16)
 
 
 @vector
 def bad_range_offset_2_17() -> Vector:
-    """An offset that is said to have 17 bits."""
+    """An offset that claims 17 bits."""
     return with_offset(17)
 
 
 @vector
 def bad_range_offset_2_31() -> Vector:
-    """An offset that is said to have 31 bits."""
+    """An offset that claims 31 bits."""
     return with_offset(31)
 
 
@@ -1562,7 +1602,7 @@ def bad_range_symbol_high() -> Vector:
 
 @vector
 def bad_range_symbol_low() -> Vector:
-    """A symbol of -32768, which method 0 allows."""
+    """A symbol of -32768, which only method 0 allows."""
     return with_range(range_payload([*zero_planes()[1:], [-32768]], GROUPS), "R-06")
 
 
@@ -1570,8 +1610,8 @@ PALETTE: Palette = [(120, 130, 100, 140), (128, 127, 96, 160), (128, 127, 96, 16
 
 
 def by_palette(*sections: bytes, **fields: Any) -> bytes:
-    """A file of quantiser 1 of 2 x 1 positions with those sections, else sound."""
-    return file(*sections, **{"width": 16, "height": 8, "space": SD1, "quantiser": 1, "rate": 1} | fields)
+    """Return a file of quantizer 1, 2 x 1 positions and those sections, whose other fields are valid."""
+    return file(*sections, **{"width": 16, "height": 8, "space": SD1, "quantizer": 1, "rate": 0} | fields)
 
 
 TWO = section("L", frame(b"\0\2"))
@@ -1580,14 +1620,20 @@ TWO = section("L", frame(b"\0\2"))
 
 @vector
 def bad_palette_missing() -> Vector:
-    """Quantiser 1 without a palette."""
-    return refused(by_palette(TWO), "K-01")
+    """Quantizer 1 without a palette; metadata and alpha can be read."""
+    return partly_read(quantizer=1, rate=0, rule="K-01", kind="malformed")
 
 
 @vector
 def bad_palette_unused() -> Vector:
-    """Quantiser 0 with a palette."""
-    return refused(file(palette(PALETTE), latent()), "K-01")
+    """Quantizer 0 with a palette; metadata and alpha can be read."""
+    return partly_read(palette(PALETTE), rule="K-01", kind="malformed")
+
+
+@vector
+def bad_palette_rate() -> Vector:
+    """Quantizer 1 with a rate of 1; metadata and alpha can be read."""
+    return partly_read(palette(PALETTE), quantizer=1, rate=1, rule="K-07", kind="malformed")
 
 
 @vector
@@ -1609,9 +1655,15 @@ def bad_palette_empty() -> Vector:
 
 
 @vector
+def bad_palette_flags_only() -> Vector:
+    """A section P that ends after the flags."""
+    return refused(by_palette(section("P", b"\1"), TWO), "K-03")
+
+
+@vector
 def bad_palette_zero_byte() -> Vector:
-    """A palette's number with a byte 0 more than it needs."""
-    whole = b"\2" + palette_number(PALETTE).to_bytes(13, "little")
+    """A palette's number with an unnecessary last byte of 0."""
+    whole = b"\0\2" + palette_number(PALETTE).to_bytes(13, "little")
     assert whole.endswith(b"\0")
     return refused(by_palette(section("P", whole), TWO), "K-03")
 
@@ -1619,18 +1671,18 @@ def bad_palette_zero_byte() -> Vector:
 @vector
 def bad_palette_five_bytes() -> Vector:
     """A palette's number of 5 bytes for one entry."""
-    return refused(by_palette(section("P", b"\0\0\0\0\0\1"), section("L", frame(bytes(2)))), "K-03")
+    return refused(by_palette(section("P", b"\0\0\0\0\0\0\1"), section("L", frame(bytes(2)))), "K-03")
 
 
 @vector
 def bad_palette_long() -> Vector:
-    """A palette's number of 64 KiB, which takes long to divide."""
-    return refused(by_palette(section("P", b"\2" + b"\xff" * 2**16), TWO), "K-03")
+    """A palette's number of 64 KiB, which would take long to divide."""
+    return refused(by_palette(section("P", b"\0\2" + b"\xff" * 2**16), TWO), "K-03")
 
 
 @vector
 def bad_palette_number() -> Vector:
-    """A palette's number that is the least too large: that of 3 entries of zeros and one more."""
+    """The smallest palette's number that is too large: that of 3 entries of zeros, plus one."""
     entries: Palette = [(0, 0, 0, 0)] * 3
     assert palette_number(entries) == 4**32 - 1
     return refused(by_palette(palette(entries, more=1), TWO), "K-04")
@@ -1650,13 +1702,13 @@ def bad_palette_no_indices() -> Vector:
 
 @vector
 def bad_palette_index() -> Vector:
-    """An index of K."""
+    """An index that equals K."""
     return refused(by_palette(palette(PALETTE), section("L", frame(b"\2\3"))), "K-06")
 
 
 @vector
 def bad_palette_frame() -> Vector:
-    """Indices with a byte after their zstd frame."""
+    """A byte after the zstd frame of the indices."""
     return refused(by_palette(palette(PALETTE), section("L", frame(b"\0\2") + b"\0")), "Z-03")
 
 
@@ -1671,19 +1723,19 @@ def limit_palette_indices() -> Vector:
 
 @vector
 def new_version() -> Vector:
-    """Format version 1, and a header that version 0 cannot read."""
+    """Format version 1 and a header that version 0 cannot read."""
     return refused(b"\x89SDL\1a header of another form", "H-01", "unsupported")
 
 
 @vector
 def new_version_255() -> Vector:
-    """Format version 255, else as version 0."""
+    """Format version 255 in a file that is otherwise of version 0."""
     return refused(file(latent(), version=255), "H-01", "unsupported")
 
 
 @vector
 def new_version_and_nothing() -> Vector:
-    """Format version 1, and the file ends: it is refused before more is read."""
+    """Format version 1 and the end of the file: a reader refuses it before it reads on."""
     return refused(b"\x89SDL\1", "H-01", "unsupported")
 
 
@@ -1695,7 +1747,7 @@ def new_flag_bit_0() -> Vector:
 
 @vector
 def new_flag_bit_3() -> Vector:
-    """The highest critical flag, and all advisory ones."""
+    """The highest critical flag and all advisory flags."""
     return refused(file(latent(), flags=0xF8), "H-03", "unsupported")
 
 
@@ -1711,21 +1763,6 @@ def new_mode_255() -> Vector:
     return refused(file(latent(), mode=255), "H-04", "unsupported")
 
 
-def partly_read(**fields: Any) -> Vector:
-    """A file whose symbols a reader of version 0 cannot have, while it reads size, mode, metadata and alpha."""
-    sections = [section("i", b"\0profile"), section("A", b"\0" + frame(b"\x40\x41")), section("L", b"of another kind")]
-    side = {
-        "expect": "unsupported",
-        "rule": "H-07",
-        "size": [2, 1],
-        "mode": "RGBA",
-        "rate": 128,
-        "alpha_sha256": sha256(b"\x40\x41"),
-        "metadata": {"i": sha256(b"profile")},
-    }
-    return Vector(file(*sections, width=2, mode="RGBA", **fields), side)
-
-
 @vector
 def new_space() -> Vector:
     """An unknown latent space; metadata and alpha can be read."""
@@ -1734,44 +1771,50 @@ def new_space() -> Vector:
 
 @vector
 def new_space_5() -> Vector:
-    """The smallest number that no latent space has."""
+    """The smallest number that has no latent space."""
     return partly_read(space=5)
 
 
 @vector
 def new_space_of_35_bits() -> Vector:
-    """The greatest number of a latent space that a varint can hold."""
+    """The largest varint as the number of a latent space."""
     return partly_read(space=2**35 - 1)
 
 
 @vector
-def new_quantiser() -> Vector:
-    """An unknown quantiser; metadata and alpha can be read."""
-    return partly_read(quantiser=2)
+def new_quantizer() -> Vector:
+    """An unknown quantizer; metadata and alpha can be read."""
+    return partly_read(quantizer=2)
 
 
 @vector
-def new_palette_rate() -> Vector:
-    """Quantiser 1 with a rate of 2."""
-    return refused(by_palette(palette(PALETTE), TWO, rate=2), "K-02", "unsupported")
+def new_palette_flag_1() -> Vector:
+    """A palette with the lowest unknown flag."""
+    return refused(by_palette(palette(PALETTE, flags=0x02), TWO), "K-02", "unsupported")
+
+
+@vector
+def new_palette_flag_7() -> Vector:
+    """A section P that ends after the flags, the highest of which is set."""
+    return refused(by_palette(section("P", b"\x81"), TWO), "K-02", "unsupported")
 
 
 @vector
 def new_palette_payload_method() -> Vector:
-    """Quantiser 1 with payload method 1."""
+    """Quantizer 1 with payload method 1."""
     return refused(by_palette(palette(PALETTE), TWO, payload=1), "H-07", "unsupported")
 
 
 @vector
 def new_palette_space() -> Vector:
-    """Quantiser 1 in a latent space of 16 channels."""
+    """Quantizer 1 in a latent space of 16 channels."""
     return refused(by_palette(palette(PALETTE), TWO, space=SD3), "H-07", "unsupported")
 
 
 @vector
-def new_quantiser_with_palette() -> Vector:
-    """An unknown quantiser with a palette: not the affair of this version's rules for palettes."""
-    return refused(by_palette(palette(PALETTE), TWO, quantiser=2), "H-07", "unsupported")
+def new_quantizer_with_palette() -> Vector:
+    """An unknown quantizer with a palette, to which rule K-01 does not apply."""
+    return refused(by_palette(palette(PALETTE), TWO, quantizer=2), "H-07", "unsupported")
 
 
 @vector
@@ -1787,20 +1830,20 @@ def new_critical_section() -> Vector:
 
 
 @vector
-def new_critical_section_kept() -> Vector:
-    """A critical section that the registry keeps, and version 0 does not use."""
+def new_critical_section_reserved() -> Vector:
+    """A section whose name SPEC 6.2 reserves and version 0 does not use."""
     return refused(file(section("F", b"frames"), latent()), "S-02", "unsupported")
 
 
 @vector
 def new_critical_section_named_0() -> Vector:
-    """An unknown section whose name is the byte 0: bit 5 is 0."""
+    """An unknown section whose name is the byte 0, where bit 5 is 0."""
     return refused(file(section(0, b""), latent()), "S-02", "unsupported")
 
 
 @vector
 def new_metadata_method() -> Vector:
-    """Metadata stored by method 2."""
+    """Metadata with storage method 2."""
     return refused(file(section("x", b"\2abc"), latent()), "M-02", "unsupported")
 
 
@@ -1808,6 +1851,42 @@ def new_metadata_method() -> Vector:
 def new_alpha_filter() -> Vector:
     """Alpha filter 3."""
     return refused(file(section("A", b"\3" + frame(b"\0")), latent(), mode="LA"), "A-03", "unsupported")
+
+
+# Files of another embedded model
+
+
+@vector
+def model_of_another_release() -> Vector:
+    """Latent space 16 with another model hash; metadata and alpha can be read."""
+    return partly_read(space=EMBEDDED, model=MODEL, rule="D-01", kind="model")
+
+
+# Files followed by bytes that a program ignores unless it verifies them
+
+
+def with_tail(tail: bytes) -> Vector:
+    """Return a vector whose last section is followed by `tail`."""
+    data, side = success(file(section("i", b"\0profile"), latent()), metadata={"i": b"profile"}, rule="F-03")
+    return Vector(data + tail, side | {"verify": "malformed"})
+
+
+@vector
+def tail_byte() -> Vector:
+    """One byte after the last section."""
+    return with_tail(b"\0")
+
+
+@vector
+def tail_section() -> Vector:
+    """A valid section after the last one that the header declares."""
+    return with_tail(section("q", b""))
+
+
+@vector
+def tail_file() -> Vector:
+    """A whole file after the last section."""
+    return with_tail(file(latent()))
 
 
 # Files above a limit
@@ -1827,20 +1906,20 @@ def limit_height_65536() -> Vector:
 
 @vector
 def limit_width_of_35_bits() -> Vector:
-    """The greatest number that a varint can hold as width."""
+    """The largest varint as width."""
     return refused(file(latent(), width=2**35 - 1), "L-01", "limit")
 
 
 @vector
 def limit_sections_65() -> Vector:
-    """One section more than there may be."""
+    """One section more than the limit."""
     names = [name for name in range(256) if name & 0x20 and chr(name) not in "iex"][:64]
     return refused(file(*(section(name, b"") for name in names), latent()), "L-02", "limit")
 
 
 @vector
 def limit_length_2_31() -> Vector:
-    """A section declares one byte more than it may have."""
+    """A section declares one byte more than the limit."""
     return refused(header() + section("L", bytes(9), length=varint(2**31)), "L-03", "limit")
 
 
@@ -1852,7 +1931,7 @@ def limit_rate_256() -> Vector:
 
 @vector
 def limit_payload() -> Vector:
-    """A payload whose zstd frame holds one byte more than planes of 16 bits take."""
+    """A payload whose zstd frame holds one byte more than planes of 16 bits."""
     return refused(file(section("L", zeros_frame(CHANNELS * 3 + 1))), "L-04", "limit")
 
 
@@ -1885,51 +1964,73 @@ def limit_metadata() -> Vector:
 # Files
 
 
+INTRODUCTION = """# Test vectors
+
+`spec/make_vectors.py` writes this folder and this page. NAME.json says what a reader finds in NAME.sdl:
+
+- `expect`: what a program finds that opens and decodes the file, `success` or the class of error (SPEC 2).
+- `verify`: what a verifier finds. It differs from `expect` only where bytes follow the last section (rule F-03).
+- `rule`: the rule that the file breaks or shows, or null.
+- `comment`: what the file tests.
+- `size`, `mode`, `rate`: width and height in pixels, the mode, and the rate in the header.
+- `symbols_sha256`: SHA-256 of the symbols as int16, little-endian, in the order C, h, w.
+- `alpha_sha256`: SHA-256 of the alpha plane in rows, or null.
+- `metadata`: SHA-256 of each metadata section's content, by the section's name.
+
+Files that are refused have the keys from `size` on only if a reader of level A can read them; they never have
+`symbols_sha256`. A file that breaks no other rule is refused for its `rule`.
+
+Names begin with `ok_` if the file is read, `bad_` if it breaks a rule, `new_` if it needs a newer reader, `limit_` if
+it is above a limit, `model_` if it needs another model, and `tail_` if bytes follow its last section.
+
+Only {embedded} depend on the embedded model's tables.
+`python spec/make_vectors.py --embedded` writes them anew for another embedded model.
+
+| vector | what it tests | rule |
+|---|---|---|
+"""
+
+
 def readme(sides: dict[str, dict[str, Any]]) -> str:
-    """The table of vectors, in Markdown."""
+    """Return the page that lists the vectors, in Markdown."""
     rows = [f"| {name} | {side['comment']} | {side['rule'] or ''} |" for name, side in sides.items()]
-    intro = [
-        "# Test vectors",
-        "",
-        "Written by `spec/make_vectors.py`, as is this table. NAME.json says what a reader finds in NAME.sdl: `expect` is",
-        "`success` or the class of error (SPEC 2), `rule` the rule that the file breaks or shows. `symbols_sha256` is over",
-        "the symbols as int16, little-endian, in the order C, h, w; `alpha_sha256` over the alpha plane in rows; `metadata`",
-        "has the SHA-256 of each section's content. Files named `ok_` are read; `bad_` break a rule, `new_` need a newer",
-        "reader, `limit_` are above a limit. Those of rule H-07 also have what is read from a file without its symbols.",
-        "",
-        "| vector | what it tests | rule |",
-        "|---|---|---|",
-    ]
-    return "\n".join([*intro, *rows]) + "\n"
+    embedded = " and ".join(f"`{maker.__name__}`" for maker in ON_EMBEDDED)
+    return INTRODUCTION.format(embedded=embedded) + "\n".join(rows) + "\n"
 
 
-def write(folder: Path) -> None:
-    """All vectors, their side files and the table, into an empty folder."""
+def write(folder: Path, makers: Iterable[Callable[[], Vector]]) -> dict[str, dict[str, Any]]:
+    """Write vectors and their side files; return what the side files hold, by name."""
     sides = {}
-    for name, maker in MAKERS.items():
+    for maker in makers:
         data, side = maker()
-        sides[name] = {"expect": side["expect"], "rule": side["rule"], "comment": maker.__doc__, **side}
-        (folder / f"{name}.sdl").write_bytes(data)
-        (folder / f"{name}.json").write_text(json.dumps(sides[name], indent=2) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(readme(sides), encoding="utf-8")
+        first = {"expect": side["expect"], "verify": side["verify"], "rule": side["rule"], "comment": maker.__doc__}
+        sides[maker.__name__] = first | side
+        path = folder / f"{maker.__name__}.sdl"
+        path.write_bytes(data)
+        path.with_suffix(".json").write_text(json.dumps(first | side, indent=2) + "\n", encoding="utf-8")
+    return sides
 
 
 def contents(path: Path) -> dict[str, Any]:
-    """What spec/reader.py finds in a file, in the words of a side file."""
-    found: dict[str, Any] = {"expect": "success"}
+    """Return what spec/reader.py finds in a file, in the form of a side file."""
+    data = path.read_bytes()
+    found: dict[str, Any] = {"expect": "success", "verify": "success"}
     try:
-        container = reader.read_container(path.read_bytes())
+        container = reader.read_container(data)
         facts = reader.report(container)
         found |= {"size": [facts["width"], facts["height"]]}
         found |= {key: facts[key] for key in ("mode", "rate", "alpha_sha256", "metadata")}
         found["symbols_sha256"] = reader.symbols_hash(reader.read_symbols(container))
+        reader.read_container(data, strict=True)
     except reader.RefusedError as error:
-        found |= {"expect": error.kind, "rule": error.rule}
+        found |= {"verify": error.kind, "rule": error.rule}
+        if "symbols_sha256" not in found:
+            found["expect"] = error.kind
     return found
 
 
 def differences(made: Path, kept: Path) -> list[str]:
-    """How the vectors of two folders differ, apart from the bytes of compressed blocks."""
+    """Return how the vectors of two folders differ, apart from the bytes of compressed blocks."""
     names = [{path.name for path in folder.iterdir()} for folder in (made, kept)]
     found = [f"{name} is in one of the folders only" for name in sorted(names[0] ^ names[1])]
     for name in sorted(names[0] & names[1]):
@@ -1946,23 +2047,29 @@ def differences(made: Path, kept: Path) -> list[str]:
 
 
 def main() -> int:
-    """Write or check the vectors; returns the exit status."""
+    """Write or check the vectors and return the exit status."""
     parser = argparse.ArgumentParser(description="Write spec/vectors.")
-    parser.add_argument("--check", action="store_true", help="compare with the vectors that are there, write nothing")
-    check = parser.parse_args().check
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument("--check", action="store_true", help="compare with the vectors in the folder, write nothing")
+    choice.add_argument("--embedded", action="store_true", help="write only vectors that depend on the embedded model")
+    options = parser.parse_args()
+    if options.embedded:
+        write(FOLDER, ON_EMBEDDED)
+        return 0
+    text = TEXT.read_text(encoding="utf-8")
     with tempfile.TemporaryDirectory() as temporary:
         made = Path(temporary)
-        write(made)
-        if check:
+        page = readme(write(made, MAKERS.values()))
+        (made / "README.md").write_text(page, encoding="utf-8")
+        if options.check:
             found = differences(made, FOLDER)
-            text = TEXT.read_text(encoding="utf-8")
             found += ["SPEC.md has another example in 8.6.6"] if with_example(text) != text else []
             sys.stdout.write("".join(f"{line}\n" for line in found))
             return 1 if found else 0
-        # Made apart and then moved, so that no vector stays behind whose function is gone.
+        # Copy a complete folder, so that no vector remains whose function is gone.
         shutil.rmtree(FOLDER, ignore_errors=True)
         shutil.copytree(made, FOLDER)
-        TEXT.write_text(with_example(TEXT.read_text(encoding="utf-8")), encoding="utf-8")
+        TEXT.write_text(with_example(text), encoding="utf-8")
     return 0
 
 

@@ -1,14 +1,18 @@
-"""A second reader of the SDL format, written from SPEC.md alone: conformance level B (SPEC 12).
+"""A second reader of the SDL format, written from SPEC.md alone.  It has conformance level B (SPEC 12).
 
-It shares no code with the library, so that what both find in a file is what the text says.  Plain in place of fast:
-the whole file in memory, one step after another, in the order of SPEC 10.  Standard library and zstandard; of the
-library it takes the tables' files, which the format names (registry.md).
+The program shares no code with the library.  What both readers find in a file is therefore what the text says.  The
+program prefers simplicity to speed: it holds the whole file in memory and follows the order of SPEC 10.  It needs the
+standard library, zstandard, the registry (SPEC 7) and the table files that the registry names.
 
-    python spec/reader.py FILE        prints what it finds as JSON; exit status 1 if it refuses the file
+    python spec/reader.py FILE             print what the file holds as JSON
+    python spec/reader.py --verify FILE    the same, and refuse bytes after the last section (rule F-03)
+
+The exit status is 1 if the program refuses the file.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import math
@@ -24,42 +28,32 @@ from typing import Any, NamedTuple
 import zstandard
 
 NOT_SDL, MALFORMED, TRUNCATED, CHECKSUM = "not-sdl", "malformed", "truncated", "checksum"
-UNSUPPORTED, LIMIT = "unsupported", "limit"
-
-MODES = ("L", "LA", "RGB", "RGBA")
-CHANNELS_AND_FACTORS = {
-    1: (4, 8),
-    2: (4, 8),
-    3: (16, 8),
-    4: (16, 8),
-    16: (96, 16),
-    17: (96, 16),
-    18: (96, 16),
-    19: (96, 16),
-    20: (96, 16),
-}
-NAMES_OF_TABLES = {
-    1: "sd1",
-    2: "sdxl",
-    3: "sd3",
-    4: "flux1",
-    16: "sdl1",
-    17: "sdl2",
-    18: "sdl3",
-    19: "sdl4",
-    20: "sdl5",
-}
-"""Latent spaces with a context model, by the names of their tables' files."""
+UNSUPPORTED, LIMIT, MODEL = "unsupported", "limit", "model"
 
 WEIGHTS = Path(__file__).parent.parent / "pillow_sdl" / "weights"
+REGISTRY: dict[str, Any] = json.loads((WEIGHTS / "registry.json").read_text(encoding="utf-8"))
+"""The registry (SPEC 7)."""
+
+SPACES: dict[int, dict[str, Any]] = {entry["code"]: entry for entry in REGISTRY["spaces"]}
+"""Registry entries of the latent spaces by number."""
+
+SCALAR, PALETTE = REGISTRY["quantizers"]["scalar"], REGISTRY["quantizers"]["palette"]
+ZSTD, RANGE = REGISTRY["payloads"]["zstd"], REGISTRY["payloads"]["range"]
+
+EMBEDDED = 16
+"""Number of the embedded model's latent space, whose meaning depends on the model hash (SPEC 7.1)."""
+
+MODES = ("L", "LA", "RGB", "RGBA")
 METADATA = b"iex"
 KNOWN = b"iexAPL"
 
+KNOWN_PALETTE_FLAGS = 0x01
+
 
 class RefusedError(Exception):
-    """The file is refused.
+    """The reader refuses the file.
 
-    kind: class of the error (SPEC 2); never "model", since none is needed here.   rule: id of the broken rule.
+    kind: class of the error (SPEC 2).   rule: id of the rule that the file breaks.
     """
 
     def __init__(self, kind: str, rule: str, message: str) -> None:
@@ -69,14 +63,14 @@ class RefusedError(Exception):
 
 
 class Header(NamedTuple):
-    """SPEC 5, in the order of the file."""
+    """The header's fields (SPEC 5) in the order of the file."""
 
     flags: int
     mode: int
     width: int
     height: int
     space: int
-    quantiser: int
+    quantizer: int
     rate: int
     payload: int
     model: bytes
@@ -84,7 +78,11 @@ class Header(NamedTuple):
 
 
 class Container(NamedTuple):
-    """What level A reads.   sections: name and data, in the order of the file.   alpha: the plane in rows, or None."""
+    """What a reader of level A finds.
+
+    sections: name and data of each section, in the order of the file.   metadata: content by section name.
+    alpha: width x height bytes in rows, or None.
+    """
 
     header: Header
     sections: list[tuple[int, bytes]]
@@ -93,107 +91,105 @@ class Container(NamedTuple):
 
 
 class Place:
-    """A file and how far it is read."""
+    """A file and the position of the next byte to read."""
 
     def __init__(self, data: bytes) -> None:
         self.data = data
         self.at = 0
 
     def take(self, count: int) -> bytes:
-        """The next `count` bytes."""
+        """Return the next `count` bytes."""
         if count > len(self.data) - self.at:
-            raise RefusedError(TRUNCATED, "F-02", f"{count} bytes are declared at byte {self.at}, the file ends")
+            raise RefusedError(TRUNCATED, "F-02", f"the file ends within {count} bytes declared at byte {self.at}")
         self.at += count
         return self.data[self.at - count : self.at]
 
     def varint(self) -> int:
-        """The varint that comes next (SPEC 3.2)."""
+        """Return the next varint (SPEC 3.2)."""
         value = 0
         for index in range(5):
             byte = self.take(1)[0]
             value |= (byte & 0x7F) << 7 * index
             if byte < 0x80:
                 if index and byte == 0:
-                    raise RefusedError(MALFORMED, "V-02", f"varint before byte {self.at} is not the shortest")
+                    raise RefusedError(MALFORMED, "V-02", f"the varint before byte {self.at} is not in shortest form")
                 return value
-        raise RefusedError(MALFORMED, "V-01", f"varint of more than 5 bytes before byte {self.at}")
+        raise RefusedError(MALFORMED, "V-01", f"the varint before byte {self.at} has more than 5 bytes")
 
     def check_crc(self, start: int, rule: str) -> None:
-        """Compare the CRC that comes next with that of the bytes since `start` (SPEC 3.4)."""
+        """Compare the next CRC with that of the bytes since `start` (SPEC 3.4)."""
         expected = zlib.crc32(self.data[start : self.at])
         if int.from_bytes(self.take(4), "little") != expected:
-            raise RefusedError(CHECKSUM, rule, f"CRC of bytes {start} to {self.at - 4} differs")
+            raise RefusedError(CHECKSUM, rule, f"the CRC of bytes {start} to {self.at - 4} differs")
 
 
 def read_header(place: Place) -> Header:
-    """SPEC 4 and 5: the signature and the header."""
+    """Read the signature and the header (SPEC 4 and 5)."""
     if not place.data.startswith(b"\x89SDL"):
-        raise RefusedError(NOT_SDL, "F-01", "no signature")
+        raise RefusedError(NOT_SDL, "F-01", "the file has no SDL signature")
     place.take(4)
     version = place.take(1)[0]
     if version != 0:
-        raise RefusedError(UNSUPPORTED, "H-01", f"format version {version}")
+        raise RefusedError(UNSUPPORTED, "H-01", f"format version {version} is unknown")
     flags, mode = place.take(2)
-    width, height, space, quantiser, rate, payload = (place.varint() for _ in range(6))
+    width, height, space, quantizer, rate, payload = (place.varint() for _ in range(6))
     model = place.take(16)
     sections = place.varint()
     place.check_crc(0, "H-02")
     if flags & 0x0F:
-        raise RefusedError(UNSUPPORTED, "H-03", f"critical flags {flags & 0x0F:#x}")
+        raise RefusedError(UNSUPPORTED, "H-03", f"critical flags {flags & 0x0F:#x} are unknown")
     if mode >= len(MODES):
-        raise RefusedError(UNSUPPORTED, "H-04", f"mode {mode}")
+        raise RefusedError(UNSUPPORTED, "H-04", f"mode {mode} is unknown")
     if 0 in (width, height, sections):
-        raise RefusedError(MALFORMED, "H-05", f"width {width}, height {height}, {sections} sections")
+        raise RefusedError(MALFORMED, "H-05", f"width {width}, height {height}, {sections} sections: 0 is not allowed")
     if max(width, height) > 65535:
-        raise RefusedError(LIMIT, "L-01", f"{width} x {height} pixels")
+        raise RefusedError(LIMIT, "L-01", f"a side of {width} x {height} pixels is above 65535")
     if sections > 64:
-        raise RefusedError(LIMIT, "L-02", f"{sections} sections")
+        raise RefusedError(LIMIT, "L-02", f"{sections} sections are more than 64")
     if rate > 255:
-        raise RefusedError(LIMIT, "L-05", f"rate {rate}")
-    return Header(flags, mode, width, height, space, quantiser, rate, payload, model, sections)
+        raise RefusedError(LIMIT, "L-05", f"rate {rate} is above 255")
+    return Header(flags, mode, width, height, space, quantizer, rate, payload, model, sections)
 
 
 def read_section(place: Place) -> tuple[int, bytes]:
-    """SPEC 6.1: name and data of the section that comes next."""
+    """Return name and data of the next section (SPEC 6.1)."""
     start = place.at
     name = place.take(1)[0]
     length = place.varint()
     if length > 2**31 - 1:
-        raise RefusedError(LIMIT, "L-03", f"section of {length} bytes")
+        raise RefusedError(LIMIT, "L-03", f"a section declares {length} bytes")
     data = place.take(length)
     place.check_crc(start, "S-03")
     if name not in KNOWN and not name & 0x20:
-        raise RefusedError(UNSUPPORTED, "S-02", f"critical section {name:#x}")
+        raise RefusedError(UNSUPPORTED, "S-02", f"critical section {name:#x} is unknown")
     return name, data
 
 
 def check_order(header: Header, names: list[int]) -> None:
-    """SPEC 6.3."""
+    """Check names and order of the sections (SPEC 6.3)."""
     if len(set(names)) < len(names):
         raise RefusedError(MALFORMED, "S-04", f"a name occurs twice in {bytes(names)!r}")
     critical = [not name & 0x20 for name in names]
     if names[-1] != ord("L") or critical != sorted(critical):
-        raise RefusedError(MALFORMED, "S-05", f"order {bytes(names)!r}")
+        raise RefusedError(MALFORMED, "S-05", f"the sections {bytes(names)!r} are in the wrong order")
     if (ord("A") in names) != (MODES[header.mode] in ("LA", "RGBA")):
-        raise RefusedError(MALFORMED, "A-01", f"mode {MODES[header.mode]} with sections {bytes(names)!r}")
-    if header.quantiser in (0, 1) and (ord("P") in names) != (header.quantiser == 1):
-        raise RefusedError(MALFORMED, "K-01", f"quantiser {header.quantiser} with sections {bytes(names)!r}")
+        raise RefusedError(MALFORMED, "A-01", f"mode {MODES[header.mode]} does not fit the sections {bytes(names)!r}")
 
 
 def unpack_zstd(frame: bytes, limit: int, limit_rule: str = "L-04") -> bytes:
-    """SPEC 3.3: content of the one frame that `frame` must be, of at most `limit` bytes."""
+    """Return the content, of at most `limit` bytes, of the one frame that `frame` must be (SPEC 3.3)."""
     try:
-        # zstandard takes a skippable frame for an empty one, so the magic number is looked at here.
+        # zstandard takes a skippable frame for an empty one, so this function checks the magic number itself.
         size = zstandard.frame_content_size(frame) if frame.startswith(b"\x28\xb5\x2f\xfd") else None
     except zstandard.ZstdError:
         size = None
     if size is None:
-        raise RefusedError(MALFORMED, "Z-01", "no zstd frame header")
+        raise RefusedError(MALFORMED, "Z-01", "there is no zstd frame header")
     if size < 0:
-        raise RefusedError(MALFORMED, "Z-02", "zstd frame without content size")
+        raise RefusedError(MALFORMED, "Z-02", "the zstd frame does not state its content size")
     if size > limit:
-        raise RefusedError(LIMIT, limit_rule, f"zstd content of {size} bytes, {limit} are allowed")
-    # In small pieces, because zstandard does not check the stated size before the frame's end.
+        raise RefusedError(LIMIT, limit_rule, f"the zstd content has {size} bytes, at most {limit} are allowed")
+    # Decompress in small pieces, because zstandard compares the stated size only at the frame's end.
     stream = zstandard.ZstdDecompressor(max_window_size=2**27).decompressobj()
     content = bytearray()
     at = 0
@@ -202,34 +198,34 @@ def unpack_zstd(frame: bytes, limit: int, limit_rule: str = "L-04") -> bytes:
             content += stream.decompress(frame[at : at + 256])
             at += 256
     except zstandard.ZstdError as error:
-        raise RefusedError(MALFORMED, "Z-03", f"zstd frame does not decode: {error}") from None
+        raise RefusedError(MALFORMED, "Z-03", f"the zstd frame does not decode: {error}") from None
     if not stream.eof or stream.unused_data or at < len(frame) or len(content) != size:
-        raise RefusedError(MALFORMED, "Z-03", f"zstd frame is not {size} bytes, or bytes follow it")
+        raise RefusedError(MALFORMED, "Z-03", f"the zstd frame does not hold {size} bytes, or bytes follow it")
     return bytes(content)
 
 
 def unpack_metadata(data: bytes) -> bytes:
-    """SPEC 9.1."""
+    """Return the content of a metadata section (SPEC 9.1)."""
     if not data:
-        raise RefusedError(MALFORMED, "M-01", "empty metadata section")
+        raise RefusedError(MALFORMED, "M-01", "a metadata section is empty")
     if data[0] == 1:
         return unpack_zstd(data[1:], 2**24, "L-06")
     if data[0] != 0:
-        raise RefusedError(UNSUPPORTED, "M-02", f"metadata stored by method {data[0]}")
+        raise RefusedError(UNSUPPORTED, "M-02", f"metadata storage method {data[0]} is unknown")
     if len(data) - 1 > 2**24:
-        raise RefusedError(LIMIT, "L-06", f"metadata of {len(data) - 1} bytes")
+        raise RefusedError(LIMIT, "L-06", f"the metadata have {len(data) - 1} bytes, at most {2**24} are allowed")
     return data[1:]
 
 
 def unpack_alpha(data: bytes, width: int, height: int) -> bytes:
-    """SPEC 9.2: the alpha plane in rows."""
+    """Return the alpha plane in rows (SPEC 9.2)."""
     if not data:
-        raise RefusedError(MALFORMED, "A-02", "empty alpha section")
+        raise RefusedError(MALFORMED, "A-02", "the alpha section is empty")
     if data[0] > 2:
-        raise RefusedError(UNSUPPORTED, "A-03", f"alpha filter {data[0]}")
+        raise RefusedError(UNSUPPORTED, "A-03", f"alpha filter {data[0]} is unknown")
     plane = bytearray(unpack_zstd(data[1:], width * height))
     if len(plane) != width * height:
-        raise RefusedError(MALFORMED, "A-02", f"{len(plane)} alpha values for {width} x {height} pixels")
+        raise RefusedError(MALFORMED, "A-02", f"there are {len(plane)} alpha values for {width} x {height} pixels")
     for index in range(len(plane)):
         if data[0] == 1 and index % width:
             plane[index] = (plane[index] + plane[index - 1]) % 256
@@ -238,12 +234,15 @@ def unpack_alpha(data: bytes, width: int, height: int) -> bytes:
     return bytes(plane)
 
 
-def read_container(data: bytes) -> Container:
-    """Level A: header, sections, metadata, alpha of a file."""
+def read_container(data: bytes, *, strict: bool = False) -> Container:
+    """Read a file to level A: header, sections, metadata and alpha.
+
+    strict: refuse bytes after the last section, as a verifier must; otherwise ignore them (rule F-03).
+    """
     place = Place(data)
     header = read_header(place)
     sections = [read_section(place) for _ in range(header.sections)]
-    if place.at < len(data):
+    if strict and place.at < len(data):
         raise RefusedError(MALFORMED, "F-03", f"bytes follow the last section, which ends at byte {place.at}")
     check_order(header, [name for name, _ in sections])
     metadata = {chr(name): unpack_metadata(block) for name, block in sections if name in METADATA}
@@ -253,15 +252,22 @@ def read_container(data: bytes) -> Container:
 
 
 def geometry(header: Header) -> tuple[int, int, int]:
-    """SPEC 7.1 and 8.1: C, h, w of the latent."""
-    if header.space not in CHANNELS_AND_FACTORS:
-        raise RefusedError(UNSUPPORTED, "H-07", f"latent space {header.space}")
-    channels, factor = CHANNELS_AND_FACTORS[header.space]
-    return channels, -(-header.height // factor), -(-header.width // factor)
+    """Return C, h, w of the latent (SPEC 7.1 and 8.1).
+
+    Nothing about the latent may be derived from number 16 before the model hash is compared (rule D-01).
+    """
+    space = SPACES.get(header.space)
+    if space is None:
+        raise RefusedError(UNSUPPORTED, "H-07", f"latent space {header.space} is unknown")
+    if header.space == EMBEDDED and header.model.hex() not in {
+        model.get("hash") for model in REGISTRY["models"] if model["space"] == space["name"]
+    }:
+        raise RefusedError(MODEL, "D-01", f"model {header.model.hex()} is not the embedded model of this release")
+    return space["channels"], -(-header.height // space["factor"]), -(-header.width // space["factor"])
 
 
 def unpack_plane(data: bytes, bits: int, count: int) -> list[int]:
-    """SPEC 8.3: the symbols of one plane."""
+    """Return the symbols of one plane (SPEC 8.3)."""
     if bits == 0:
         return [0] * count
     if bits == 16:
@@ -269,21 +275,21 @@ def unpack_plane(data: bytes, bits: int, count: int) -> list[int]:
     else:
         values = [byte >> shift & (1 << bits) - 1 for byte in data for shift in range(0, 8, bits)]
     if any(values[count:]):
-        raise RefusedError(MALFORMED, "P-04", "bits left over at the end of a plane are not 0")
+        raise RefusedError(MALFORMED, "P-04", "the unused bits at the end of a plane are not 0")
     return [value - (value >> bits - 1 << bits) for value in values[:count]]
 
 
 def read_planes(data: bytes, channels: int, count: int) -> list[list[int]]:
-    """SPEC 8.3: the symbols of payload method 0."""
+    """Return the symbols of payload method 0 (SPEC 8.3)."""
     content = unpack_zstd(data, channels * (1 + 2 * count))
     bits = content[:channels]
     if len(bits) < channels:
-        raise RefusedError(MALFORMED, "P-01", f"{len(bits)} of {channels} bits per symbol")
+        raise RefusedError(MALFORMED, "P-01", f"the payload has {len(bits)} of {channels} widths")
     if not set(bits) <= {0, 2, 4, 8, 16}:
-        raise RefusedError(MALFORMED, "P-02", f"bits per symbol are {sorted(set(bits))}")
+        raise RefusedError(MALFORMED, "P-02", f"the widths are {sorted(set(bits))}")
     sizes = [-(-b * count // 8) for b in bits]
     if len(content) != channels + sum(sizes):
-        raise RefusedError(MALFORMED, "P-03", f"{len(content)} bytes of payload, {channels + sum(sizes)} are due")
+        raise RefusedError(MALFORMED, "P-03", f"the payload has {len(content)} bytes, not {channels + sum(sizes)}")
     planes: list[list[int]] = [[] for _ in bits]
     at = channels
     for channel in sorted(range(channels), key=lambda channel: bits[channel]):  # stable: by width, then by channel
@@ -293,7 +299,7 @@ def read_planes(data: bytes, channels: int, count: int) -> list[list[int]]:
 
 
 def log2_steps(table: Sequence[Sequence[int]], rate: int) -> list[int]:
-    """SPEC 8.2: s_c of every channel, from the K rows of a latent space's table."""
+    """Return s_c of every channel from the K rows of a latent space's table (SPEC 8.2)."""
     p = rate * (len(table) - 1)
     i = min(p // 255, len(table) - 2)
     v = p - 255 * i
@@ -312,15 +318,18 @@ class Tensor(NamedTuple):
     values: tuple[int, ...]
 
     def rows(self) -> list[tuple[int, ...]]:
-        """The values of each index of the first axis."""
+        """Return the values at each index of the first axis."""
         size = math.prod(self.shape[1:])
         return [self.values[row * size : (row + 1) * size] for row in range(self.shape[0])]
 
 
 @cache
-def tensors(name: str) -> dict[str, Tensor]:
-    """Integer tensors of a safetensors file: the length of a JSON text in 8 bytes, the text, the values."""
-    data = (WEIGHTS / f"{name}.safetensors").read_bytes()
+def tensors(file: str) -> dict[str, Tensor]:
+    """Return the integer tensors of a safetensors file in the weights folder.
+
+    Such a file holds the length of a JSON text in 8 bytes, the text, and the values.
+    """
+    data = (WEIGHTS / file).read_bytes()
     start = 8 + int.from_bytes(data[:8], "little")
     found = {}
     for key, entry in json.loads(data[8:start]).items():
@@ -332,8 +341,8 @@ def tensors(name: str) -> dict[str, Tensor]:
 
 @cache
 def distributions() -> list[tuple[int, ...]]:
-    """SPEC 8.6.5: frequencies of the values of each row."""
-    tables = tensors("distributions")
+    """Return the frequencies of the values of each row (SPEC 8.6.5)."""
+    tables = tensors(REGISTRY["distributions"]["file"])
     frequencies = iter(tables["frequencies"].values)
     return [tuple(next(frequencies) for _ in range(size)) for size in tables["sizes"].values]
 
@@ -342,13 +351,13 @@ def distributions() -> list[tuple[int, ...]]:
 
 
 def clamp(value: int, low: int, high: int) -> int:
-    """`value`, limited to low..high."""
+    """Return `value`, limited to low..high."""
     return max(low, min(value, high))
 
 
 @cache
 def power(j: int) -> int:
-    """SPEC 8.6: E_j.   2 E_j is 2^(15 + j / 256), of which eight square roots in a row give the whole part."""
+    """Return E_j (SPEC 8.6).   Eight square roots in a row give the whole part of 2 E_j = 2^(15 + j / 256)."""
     value = 1 << 15 * 256 + j
     for _ in range(8):
         value = math.isqrt(value)
@@ -356,18 +365,21 @@ def power(j: int) -> int:
 
 
 def scale(a: int, e: int) -> int:
-    """SPEC 8.6: a 2^(e / 256)."""
+    """Return a 2^(e / 256), rounded as SPEC 8.6 says."""
     product = a * power(e % 256)
     s = 14 - e // 256
     return (product + (1 << s >> 1)) >> s if s > 0 else product << -s
 
 
 KINDS = ((1, 1), (0, 1), (1, 0))
-"""SPEC 8.6.2: the passes D, H, V of each s, by the parities of their rows and columns on the grid of s."""
+"""The passes D, H, V of each s, by the parities of their rows and columns on the grid of s (SPEC 8.6.2)."""
 
 
 class Pass(NamedTuple):
-    """SPEC 8.6.2 and 8.6.3: one of the passes 1 to 9.   own: the number of its `own` weights."""
+    """One of the passes 1 to 9 (SPEC 8.6.2 and 8.6.3).
+
+    known: parities of the places that are decoded before the pass.   own: number of its `own` weights.
+    """
 
     s: int
     parities: tuple[int, int]
@@ -376,20 +388,20 @@ class Pass(NamedTuple):
 
 
 def pass_number(k: int) -> Pass:
-    """Pass k > 0."""
+    """Return pass k > 0."""
     step, kind = divmod(k - 1, 3)
     s = 4 >> step
     return Pass(s, KINDS[kind], {(0, 0), *KINDS[:kind]}, kind + (1 if s > 1 else 4))
 
 
 def positions(k: int, height: int, width: int) -> list[tuple[int, int]]:
-    """SPEC 8.6.2: rows and columns of the positions of pass k, in their order."""
+    """Return rows and columns of the positions of pass k in their order (SPEC 8.6.2)."""
     s, (odd_row, odd_column) = pass_number(k)[:2] if k else (4, (0, 0))
     return [(y, x) for y in range(s * odd_row, height, 2 * s) for x in range(s * odd_column, width, 2 * s)]
 
 
 class Prediction(NamedTuple):
-    """What the model says of a symbol, by the names of SPEC 8.6.3."""
+    """What the model predicts for a symbol, by the names of SPEC 8.6.3."""
 
     mu: int
     i: int
@@ -399,9 +411,9 @@ class Prediction(NamedTuple):
 
 
 class Latent:
-    """SPEC 8.6.3: the symbols of a picture as far as they are known, and what the model says of the others.
+    """The symbols of a picture that are decoded so far, and the model that predicts the others (SPEC 8.6.3).
 
-    tables: of the context model.   steps: s_c of every channel.
+    tables: those of the context model.   steps: s_c of every channel.
     planes: for each channel h w symbols in rows.   groups: the channels of each group.
     """
 
@@ -417,18 +429,18 @@ class Latent:
         self.inputs = [[0] * (height * width) for _ in self.e]
 
     def put(self, channel: int, y: int, x: int, symbol: int) -> None:
-        """Note a symbol."""
+        """Store a decoded symbol."""
         self.planes[channel][y * self.width + x] = symbol
         self.inputs[channel][y * self.width + x] = clamp(scale(symbol, self.e[channel]), -255, 255)
 
     def inputs_at(self, channels: list[int], places: list[tuple[int, int]]) -> list[int]:
-        """For each channel the inputs at all places, 0 outside the picture."""
+        """Return for each channel the inputs at all places, 0 outside the picture."""
         inside = [0 <= y < self.height and 0 <= x < self.width for y, x in places]
         indices = [y * self.width + x if ok else -1 for ok, (y, x) in zip(inside, places, strict=True)]
         return [self.inputs[channel][at] if at >= 0 else 0 for channel in channels for at in indices]
 
     def layer_1_inputs(self, group: int, k: int, y: int, x: int) -> list[int]:
-        """The inputs of layer 1, in their order."""
+        """Return the inputs of layer 1 in their order."""
         w = self.tables[f"{group}.earlier"].shape[2] // 2
         window = range(-w, w + 1)
         earlier = [channel for channels in self.groups[:group] for channel in channels]
@@ -438,7 +450,7 @@ class Latent:
         return [*found, self.rate_input]
 
     def places(self, k: int) -> list[tuple[int, int]]:
-        """The places known in pass k > 0, as distances in positions."""
+        """Return the places known in pass k > 0, as distances in positions."""
         s, (odd_row, odd_column), known, _ = pass_number(k)
         reach = self.tables["reach"].values[0]
         return [
@@ -449,20 +461,20 @@ class Latent:
         ]
 
     def layer_1_weights(self, group: int, k: int) -> list[tuple[int, ...]]:
-        """The rows of layer 1's weights, in the order of its inputs."""
+        """Return the rows of layer 1's weights, each in the order of the inputs."""
         names = ["earlier", f"own{pass_number(k).own}", "rate"] if k else ["earlier", "rate"]
         parts = [self.tables[f"{group}.{name}"].rows() for name in names]
         return [sum(row, ()) for row in zip(*parts, strict=True)]
 
     def layer(self, number: int, group: int, k: int, weights: list[tuple[int, ...]], inputs: list[int]) -> list[int]:
-        """The outputs of a layer's rows."""
+        """Return the outputs of a layer's rows."""
         biases = self.tables[f"{group}.bias{number}"].rows()[k]
         shifts = self.tables[f"{group}.shift{number}"].values
         rows = zip(weights, biases, shifts, strict=True)
         return [(sum(map(mul, row, inputs)) + bias) >> shift for row, bias, shift in rows]
 
     def predict(self, group: int, k: int, y: int, x: int) -> list[Prediction]:
-        """What the model says of the symbols of a group's channels at a position of pass k."""
+        """Return the predictions for a group's channels at a position of pass k."""
         n = len(self.groups[group])
         first = self.layer(1, group, k, self.layer_1_weights(group, k), self.layer_1_inputs(group, k, y, x))
         hidden = [clamp(value, 0, 255) for value in first[:-n]]
@@ -485,7 +497,7 @@ class Latent:
 
 
 class Coder:
-    """SPEC 8.6.4: states and words, and how many operations were done."""
+    """States and words of the coder, and the number of operations done (SPEC 8.6.4)."""
 
     def __init__(self, states: Sequence[int], words: Sequence[int]) -> None:
         self.states = list(states)
@@ -511,11 +523,11 @@ class Coder:
         return value
 
     def state(self) -> int:
-        """The state that the next operation works on."""
+        """Return the state that the next operation works on."""
         return self.states[self.operations % len(self.states)]
 
     def advance(self, frequency: int, below: int) -> None:
-        """End an operation.   below: d - c_v."""
+        """Complete an operation.   below: d - c_v."""
         state = frequency * (self.state() // 2**16) + below
         if state < 2**16:
             if self.used == len(self.words):
@@ -527,19 +539,19 @@ class Coder:
 
 
 def read_pass(latent: Latent, coder: Coder, group: int, k: int) -> None:
-    """SPEC 8.6.5: decode the symbols of one pass."""
+    """Decode the symbols of one pass (SPEC 8.6.5)."""
     places = [
         (channel, y, x, prediction)
         for y, x in positions(k, latent.height, latent.width)
         for channel, prediction in zip(latent.groups[group], latent.predict(group, k, y, x), strict=True)
     ]
     rows = [distributions()[prediction.row] for *_, prediction in places]
-    # Values are counted from 0, offsets from -w - 1; len(row) is 2 w + 3.
+    # Values count from 0, offsets from -w - 1; len(row) is 2 w + 3.
     offsets = [coder.value(row) - len(row) // 2 for row in rows]
     beyond = [index for index, row in enumerate(rows) if abs(offsets[index]) == len(row) // 2]
     exponents = [coder.number(5) for _ in beyond]
     if any(a > 16 for a in exponents):
-        raise RefusedError(MALFORMED, "R-06", f"an offset of 2^{max(exponents)} or more")
+        raise RefusedError(MALFORMED, "R-06", f"an offset is 2^{max(exponents)} or more")
     for index, a in zip(beyond, exponents, strict=True):
         w = len(rows[index]) // 2 - 1
         size = w + 2**a + coder.number(a)
@@ -552,18 +564,18 @@ def read_pass(latent: Latent, coder: Coder, group: int, k: int) -> None:
         latent.put(channel, y, x, symbol)
         largest = max(largest, abs(symbol))
     if largest > 32767:
-        raise RefusedError(MALFORMED, "R-06", f"symbol of magnitude {largest}")
+        raise RefusedError(MALFORMED, "R-06", f"a symbol has the magnitude {largest}")
 
 
 def read_range(data: bytes, latent: Latent) -> list[list[int]]:
-    """SPEC 8.6: the symbols of payload method 1."""
+    """Return the symbols of payload method 1 (SPEC 8.6)."""
     if len(data) < 2:
-        raise RefusedError(MALFORMED, "R-01", f"payload of {len(data)} bytes")
+        raise RefusedError(MALFORMED, "R-01", f"the payload has {len(data)} bytes")
     g, b = data[:2]
     if g > len(latent.groups):
-        raise RefusedError(MALFORMED, "R-01", f"{g} groups, the model has {len(latent.groups)}")
+        raise RefusedError(MALFORMED, "R-01", f"the payload has {g} groups, the model {len(latent.groups)}")
     if b > 12 or (g == 0 and b > 0):
-        raise RefusedError(MALFORMED, "R-02", f"{g} groups, b = {b}")
+        raise RefusedError(MALFORMED, "R-02", f"b is {b} with {g} groups")
     if g == 0:
         if len(data) > 2:
             raise RefusedError(MALFORMED, "R-05", "bytes follow a payload without groups")
@@ -571,41 +583,45 @@ def read_range(data: bytes, latent: Latent) -> list[list[int]]:
     count = 2 ** (b + 3) if b else 1
     length = len(data) - 2 - 4 * count
     if length < 0 or length % 2:
-        raise RefusedError(MALFORMED, "R-03", f"{len(data)} bytes are not {count} states and whole words")
+        raise RefusedError(MALFORMED, "R-03", f"{len(data)} bytes do not hold {count} states and whole words")
     numbers = struct.unpack(f"<{count}I{length // 2}H", data[2:])
     coder = Coder(numbers[:count], numbers[count:])
     if min(coder.states) < 2**16:
-        raise RefusedError(MALFORMED, "R-03", f"state {min(coder.states)}")
+        raise RefusedError(MALFORMED, "R-03", f"a state is {min(coder.states)}, below 2^16")
     for group in range(g):
         for k in range(10):
             read_pass(latent, coder, group, k)
     if set(coder.states) != {2**16} or coder.used < len(coder.words):
-        raise RefusedError(MALFORMED, "R-05", f"last states {coder.states}, {coder.used} words used")
+        raise RefusedError(MALFORMED, "R-05", f"the last states are {coder.states}, {coder.used} words are used")
     return latent.planes
 
 
 def empty_latent(space: int, rate: int, height: int, width: int) -> Latent:
-    """A picture of which no symbol is known."""
-    if space not in NAMES_OF_TABLES:
+    """Return a picture without decoded symbols, with the context model of the latent space of that number."""
+    entry = SPACES[space]
+    if "context" not in entry:
         raise RefusedError(UNSUPPORTED, "H-07", f"latent space {space} has no context model")
-    name = NAMES_OF_TABLES[space]
-    steps = log2_steps(tensors(f"{name}-tables")["log2_steps"].rows(), rate)
-    return Latent(tensors(f"{name}-context"), steps, height, width)
+    steps = log2_steps(tensors(entry["tables"]["file"])["log2_steps"].rows(), rate)
+    return Latent(tensors(entry["context"]["file"]), steps, height, width)
 
 
-# Quantiser 1
+# Quantizer 1
 
 
 def read_palette(data: bytes) -> list[list[int]]:
-    """SPEC 8.8.2: the levels of each entry."""
+    """Return the levels of each entry of a palette section (SPEC 8.8.2)."""
     if not data:
-        raise RefusedError(MALFORMED, "K-03", "empty palette section")
-    size = data[0] + 1
-    digits = data[1:]
+        raise RefusedError(MALFORMED, "K-03", "the palette section is empty")
+    if data[0] & ~KNOWN_PALETTE_FLAGS:
+        raise RefusedError(UNSUPPORTED, "K-02", f"palette flags {data[0]:#x} are unknown")
+    if len(data) < 2:
+        raise RefusedError(MALFORMED, "K-03", "the palette section ends after the flags")
+    size = data[1] + 1
+    digits = data[2:]
     if len(digits) > 4 * size or digits.endswith(b"\0"):
-        raise RefusedError(MALFORMED, "K-03", f"a number of {len(digits)} bytes for {size} entries")
+        raise RefusedError(MALFORMED, "K-03", f"the palette's number has {len(digits)} bytes for {size} entries")
     number = int.from_bytes(digits, "little")
-    # A group: the levels of its entries as far as their bits are told, and how many it has.
+    # A group: the bits of its entries that are known so far, as levels, and the number of entries.
     groups = [([0, 0, 0, 0], size)]
     for bit in range(32):
         parts = []
@@ -620,43 +636,49 @@ def read_palette(data: bytes) -> list[list[int]]:
     return [levels for levels, n in groups for _ in range(n)]
 
 
-def read_indices(header: Header, sections: dict[int, bytes]) -> list[list[int]]:
-    """SPEC 8.8: the symbols of quantiser 1."""
+def read_indices(header: Header, palette: bytes, data: bytes) -> list[list[int]]:
+    """Return the symbols of quantizer 1 (SPEC 8.8).   palette, data: sections P and L."""
     channels, height, width = geometry(header)
-    if channels != 4 or header.payload != 0:
-        raise RefusedError(UNSUPPORTED, "H-07", f"palette of {channels} channels, payload method {header.payload}")
-    if header.rate > 1:
-        raise RefusedError(UNSUPPORTED, "K-02", f"rate {header.rate} with a palette")
-    palette = read_palette(sections[ord("P")])
-    indices = unpack_zstd(sections[ord("L")], height * width)
+    if channels != 4 or header.payload != ZSTD:
+        message = f"quantizer 1 does not support {channels} channels with payload method {header.payload}"
+        raise RefusedError(UNSUPPORTED, "H-07", message)
+    if header.rate != 0:
+        raise RefusedError(MALFORMED, "K-07", f"the rate is {header.rate} with quantizer 1")
+    entries = read_palette(palette)
+    indices = unpack_zstd(data, height * width)
     if len(indices) < height * width:
-        raise RefusedError(MALFORMED, "K-05", f"{len(indices)} indices for {height * width} positions")
-    if max(indices) >= len(palette):
-        raise RefusedError(MALFORMED, "K-06", f"index {max(indices)}, the palette has {len(palette)} entries")
-    return [[palette[index][channel] for index in indices] for channel in range(4)]
+        raise RefusedError(MALFORMED, "K-05", f"there are {len(indices)} indices for {height * width} positions")
+    if max(indices) >= len(entries):
+        raise RefusedError(MALFORMED, "K-06", f"index {max(indices)} refers to a palette of {len(entries)} entries")
+    return [[entries[index][channel] for index in indices] for channel in range(4)]
 
 
 def read_symbols(container: Container) -> list[list[int]]:
-    """Level B: the symbols, for each channel a list of h w integers in rows."""
-    header = container.header
-    if header.quantiser == 1:
-        return read_indices(header, dict(container.sections))
-    if header.quantiser != 0 or header.payload > 1:
-        raise RefusedError(UNSUPPORTED, "H-07", f"quantiser {header.quantiser}, payload method {header.payload}")
+    """Read a file to level B: return for each channel the h w symbols in rows."""
+    header, sections = container.header, dict(container.sections)
+    if header.quantizer not in (SCALAR, PALETTE):
+        raise RefusedError(UNSUPPORTED, "H-07", f"quantizer {header.quantizer} is unknown")
+    if header.payload not in (ZSTD, RANGE):
+        raise RefusedError(UNSUPPORTED, "H-07", f"payload method {header.payload} is unknown")
     channels, height, width = geometry(header)
-    data = dict(container.sections)[ord("L")]
-    if header.payload == 0:
+    data, palette = sections[ord("L")], sections.get(ord("P"))
+    if (palette is not None) != (header.quantizer == PALETTE):
+        there = "a" if palette is not None else "no"
+        raise RefusedError(MALFORMED, "K-01", f"quantizer {header.quantizer} occurs with {there} palette section")
+    if palette is not None:
+        return read_indices(header, palette, data)
+    if header.payload == ZSTD:
         return read_planes(data, channels, height * width)
     return read_range(data, empty_latent(header.space, header.rate, height, width))
 
 
 def symbols_hash(symbols: list[list[int]]) -> str:
-    """SHA-256 of symbols as int16, little-endian, in the order C, h, w: as the vectors' side files have it."""
+    """Return the SHA-256 of symbols as int16, little-endian, in the order C, h, w (see vectors/README.md)."""
     return hashlib.sha256(b"".join(struct.pack(f"<{len(plane)}h", *plane) for plane in symbols)).hexdigest()
 
 
 def report(container: Container) -> dict[str, Any]:
-    """What level A finds, as JSON types."""
+    """Return what a reader of level A finds, as JSON types."""
     header, sections, metadata, alpha = container
     return {
         **header._asdict(),
@@ -668,11 +690,15 @@ def report(container: Container) -> dict[str, Any]:
     }
 
 
-def main(path: str) -> int:
-    """Print what the file at `path` holds; returns the exit status."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print what a file holds and return the exit status.   arguments: those of the command line by default."""
+    parser = argparse.ArgumentParser(description="Print what an SDL file holds as JSON.")
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--verify", action="store_true", help="refuse bytes after the last section")
+    options = parser.parse_args(arguments)
     found: dict[str, Any] = {}
     try:
-        container = read_container(Path(path).read_bytes())
+        container = read_container(options.file.read_bytes(), strict=options.verify)
         found |= report(container)
         found["latent"] = geometry(container.header)
         found["symbols_sha256"] = symbols_hash(read_symbols(container))
@@ -683,4 +709,4 @@ def main(path: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main())

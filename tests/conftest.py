@@ -1,4 +1,4 @@
-"""What tests share: files, a stand-in for the network, programs in a fresh interpreter."""
+"""Fixtures that tests share: files, a network that loses nothing, and programs in a fresh interpreter."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from hypothesis import settings as hypothesis_settings
 from PIL import Image, ImageCms
 
 import pillow_sdl
-from pillow_sdl import settings
-from pillow_sdl.models import cards, store
+from pillow_sdl import registry, settings
+from pillow_sdl.latent import spaces
+from pillow_sdl.models import store
 
 from . import images
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
+
+    from pillow_sdl.models.base import DifferentiableAutoencoder, Progress
 
 # The default run tries the same examples every time.  `--hypothesis-profile=thorough` looks for new ones.
 hypothesis_settings.register_profile("steady", deadline=None, derandomize=True, max_examples=100)
@@ -32,15 +35,21 @@ hypothesis_settings.load_profile("steady")
 
 ROOT = Path(__file__).parent.parent
 
+MODEL = registry.model(registry.EMBEDDED)
+"""The embedded model, whichever one this release ships."""
+
+SPACE = registry.space(registry.EMBEDDED)
+"""The latent space of the embedded model."""
+
 EXIF = Image.Exif()
-EXIF[0x0112] = 6  # orientation: turn right to show
+EXIF[0x0112] = 6  # Orientation: turn right to show.
 EXIF[0x010F] = "a camera's maker"
 XMP = b'<?xpacket begin="" id="W5M0MpCehiHzreSzNTczkc9d"?>' + b"<x:xmpmeta/>" + b" " * 200 + b'<?xpacket end="w"?>'
 
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
-    """Folder of real photos, in PILLOW_SDL_TEST_DATA; its folder edge/ has awkward ones."""
+    """The folder of real photos that PILLOW_SDL_TEST_DATA names.  Its folder edge/ holds unusual pictures."""
     named = os.environ.get("PILLOW_SDL_TEST_DATA")
     if not named or not Path(named).is_dir():
         pytest.skip("PILLOW_SDL_TEST_DATA names no folder of photos")
@@ -54,20 +63,27 @@ def srgb() -> bytes:
 
 
 @pytest.fixture(scope="session")
+def photo() -> Image.Image:
+    """A square of 320 x 320 pixels of the photo in docs/, RGB."""
+    with Image.open(ROOT / "docs" / "grace_hopper.jpg") as image:
+        return image.convert("RGB").crop((100, 50, 420, 370))
+
+
+@pytest.fixture(scope="session")
 def plain_file() -> bytes:
-    """A file with nothing but a latent."""
+    """A file that holds only a latent."""
     return images.saved(images.gradient())
 
 
 @pytest.fixture(scope="session")
 def tiny_file() -> bytes:
-    """The same for a picture of one latent position: few enough bytes to damage each of them."""
-    return images.saved(images.gradient(16, 16), quality=0)
+    """A file of one latent position, which has few enough bytes to damage each of them."""
+    return images.saved(images.gradient(SPACE.factor, SPACE.factor), quality=0)
 
 
 @pytest.fixture(scope="session")
 def rich_file() -> bytes:
-    """A file of every section of version 0, still few bytes.  Exif is stored packed, the others as they are."""
+    """A small file with every section of version 0.  Exif is compressed, the other metadata is stored as it is."""
     profile = bytes(16) + b"RGB " + bytes(range(40))
     exif = EXIF.tobytes() + b"long and dull " * 10
     image = images.noise(5, 3, "RGBA")
@@ -78,79 +94,79 @@ def rich_file() -> bytes:
 
 @pytest.fixture(autouse=True)
 def fresh_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test sees the settings of another."""
+    """Hide the settings of other tests."""
     monkeypatch.setattr(settings, "_process", None)
 
 
 @pytest.fixture
-def fresh_store(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Networks are looked for anew, and those that a test has found are forgotten after it."""
-    for name in ("_loaded", "_unets", "_small"):
-        monkeypatch.setattr(store, name, {})
+def fresh_store(monkeypatch: pytest.MonkeyPatch) -> store.Store:
+    """An empty store of networks for this test."""
+    monkeypatch.setattr(store, "STORE", store.Store())
+    return store.STORE
 
 
 class PerfectModel:
-    """Stands in for the network: decodes to the pixels that it encoded last, whatever the latent."""
+    """A stand-in for the network.  It decodes every latent to the pixels that it encoded last."""
 
-    hash = cards.by_name("embedded").hash
+    hash = MODEL.hash
 
     def __init__(self) -> None:
         self.pixels = np.zeros((1, 1, 3), np.uint8)
         self.decodes = 0
 
-    def encode(self, pixels: NDArray[np.uint8], progress: store.Progress | None = None) -> NDArray[np.float32]:
-        """See `store.Autoencoder`; the latent is zero."""
+    def encode(self, pixels: NDArray[np.uint8], progress: Progress | None = None) -> NDArray[np.float32]:
+        """Keep the pixels and return a latent of zeros."""
         assert pixels.dtype == np.uint8
         assert pixels.shape[2:] == (3,)
         self.pixels = pixels.copy()
         height, width = pixels.shape[:2]
-        return np.zeros((96, -(-height // 16), -(-width // 16)), np.float32)
+        return np.zeros(spaces.shape(SPACE, width, height), np.float32)
 
     def decode(
-        self, latent: NDArray[np.float32], rate: int, progress: store.Progress | None = None
+        self, latent: NDArray[np.float32], rate: int | None, progress: Progress | None = None
     ) -> NDArray[np.uint8]:
-        """See `store.Autoencoder`."""
+        """Return the pixels that were encoded last, padded to whole latent positions."""
         self.decodes += 1
         height, width = self.pixels.shape[:2]
-        missing = 16 * latent.shape[1] - height, 16 * latent.shape[2] - width
+        missing = SPACE.factor * latent.shape[1] - height, SPACE.factor * latent.shape[2] - width
         return np.pad(self.pixels, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
 
     def squared_error(
         self, latent: NDArray[np.float32], rate: int, pixels: NDArray[np.uint8]
     ) -> tuple[float, NDArray[np.float32]]:
-        """See `store.Autoencoder`: there is none."""
+        """Return an error and a gradient of zero."""
         assert pixels.shape == self.pixels.shape
         return 0.0, np.zeros_like(latent)
 
     def curvature(self, latent: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
-        """See `store.Autoencoder`."""
+        """Return the same curvature for every channel."""
         return np.ones(len(latent), np.float32)
 
 
 @pytest.fixture
 def perfect(monkeypatch: pytest.MonkeyPatch) -> PerfectModel:
-    """A network without loss, so that all else can be compared exactly."""
+    """A network without loss in place of every model, so that everything else can be compared exactly."""
     model = PerfectModel()
-    checked: store.Autoencoder = model
+    checked: DifferentiableAutoencoder = model
     monkeypatch.setattr(store, "load", lambda _: checked)
     return model
 
 
 @pytest.fixture(scope="session")
 def python() -> Callable[..., str]:
-    """A function that runs a program, given as text with its arguments, in a fresh interpreter: what it prints.
+    """A function that runs a program, given as text with its arguments, in a fresh interpreter and returns its output.
 
-    Warnings are errors.  Fails if the program does, or if it writes to standard error.
+    Warnings are errors.  The function fails if the program fails or writes to standard error, and after 300 seconds.
     """
 
-    def run(program: str, *arguments: object) -> str:
+    def run(program: str, *arguments: object, timeout: float = 300) -> str:
         path = os.pathsep.join([str(Path(pillow_sdl.__file__).parent.parent), os.environ.get("PYTHONPATH", "")])
         found = subprocess.run(
             [sys.executable, "-W", "error", "-c", program, *map(str, arguments)],
             capture_output=True,
             text=True,
             check=False,
-            timeout=300,
+            timeout=timeout,
             env={**os.environ, "PYTHONPATH": path.rstrip(os.pathsep)},
         )
         assert (found.returncode, found.stderr) == (0, ""), found.stderr
@@ -161,7 +177,7 @@ def python() -> Callable[..., str]:
 
 @pytest.fixture
 def plain_path(tmp_path: Path, plain_file: bytes) -> Path:
-    """`plain_file` on disk."""
+    """The file of `plain_file` on disk."""
     path = tmp_path / "plain.sdl"
     path.write_bytes(plain_file)
     return path

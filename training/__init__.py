@@ -1,1 +1,1 @@
-"""Training of the networks that ship, and what turns a checkpoint into weights."""
+"""Training of the models that ship in the package.  The package itself does not need it."""

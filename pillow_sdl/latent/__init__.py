@@ -1,1 +1,1 @@
-"""Latent <-> symbols <-> payload bytes, in numpy.  Symbols are bit-exact everywhere; nothing here imports torch."""
+"""Latents and symbols, in integers and NumPy: quantizers, entropy coder, preview.  Imports no network run time."""

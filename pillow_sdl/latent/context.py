@@ -1,18 +1,19 @@
-"""Integer context model: how likely each value of a symbol is, given the symbols decoded before it (SPEC 8.6).
+"""Integer context model: the probabilities of each symbol, given the symbols decoded before it (SPEC 8.6).
 
-The channels of a latent are coded in groups, each group in ten passes over the picture: a grid of every eighth
-position, then three passes for each halving of the grid.
+The channels of a latent are coded in groups.  Each group is coded in ten passes over the positions.  Pass 0 takes the
+grid of every eighth position; then the spacing of the grid is halved three times, with three passes each time.
 
-    0 . . . . . . . 0        of a grid with spacing 2s, where `0` is known:   0 H 0
-    . . . . . . . . .        first the middles of the squares, D,             V D V
-    ...                      then H between two of a row, then V.             0 H 0
+    0 . . . . . . . 0        A halving to spacing s, where `0` is already known:      0 H 0
+    . . . . . . . . .        first D, the centres of the squares,                     V D V
+    ...                      then H, between two in a row, then V, the others.        0 H 0
 
-All symbols of a pass are coded at once: what is known of them are the channels of earlier groups, in a window around
-the position, and the passes before, within the same group.  A small network of integers turns that into a mean and
-a spread for each symbol, and these pick a row of a table of distributions.
+All symbols of a pass are coded at once.  For each position, a small integer network sees a window in the channels of
+earlier groups, and a window in the group that is being coded, limited to the positions of earlier passes.  It gives a
+mean and a spread for each symbol, and these select a row of a table of distributions.
 
-Integers only: weights and activations are so small that every sum stays below 2^24 (`tests/test_context.py` proves
-it for the tables that ship), so float32 products are exact in whatever order a BLAS adds them.
+All arithmetic is on integers.  Weights and activations are so small that every sum stays below 2^24
+(`tests/test_context.py` proves it for the shipped tables), so float32 products are exact in whatever order a BLAS adds
+them.
 
 Sources: integer networks, Balle et al. 2019 (ICLR); groups of channels, Minnen and Singh 2020 (arXiv 2007.08739);
 shifts for scales, Jacob et al. 2018 (arXiv 1712.05877).
@@ -28,10 +29,11 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from ..errors import MalformedError, UnsupportedError
+from .. import registry
+from ..errors import MalformedError
 from . import spaces
-from .quantize import MAX_SYMBOL
 from .rans import SECTION, Distributions
+from .rounding import MAX_SYMBOL
 from .threads import one_blas_thread
 
 if TYPE_CHECKING:
@@ -43,68 +45,62 @@ if TYPE_CHECKING:
     from .rans import Decoder, Encoder
 
 BASE: Final = 8
-"""Spacing of the first pass's grid."""
+"""Spacing of the grid of pass 0, in latent positions."""
 
 INPUT: Final = 255
-"""Largest magnitude of a network's input, and largest value of a hidden one."""
+"""Largest magnitude of a network input, and largest value of a hidden unit."""
 
 FRACTIONS: Final = 16
-"""Means are told apart to this part of a symbol."""
+"""Means have a resolution of one symbol divided by this number."""
 
 SPREADS: Final = 48
-"""Spreads that have distributions of their own: standard deviations 2^((i - 28) / 8) symbols."""
+"""Number of spreads in the table of distributions: spread i is a standard deviation of 2^((i - 28) / 8) symbols."""
 
 SPREADS_PER_OCTAVE: Final = 8
+"""Spreads for each doubling of the standard deviation."""
+
 MAX_LOW_BITS: Final = 12
+"""Largest number of low bits of a symbol that are coded with uniform probabilities."""
 
 POSITIONS: Final = 1 << 14
-"""Positions whose inputs are gathered at once: a matter of memory, not of results."""
+"""Positions whose inputs are gathered at once.  This bounds memory and does not change results.
 
-# 2^(14 + j / 256), to the nearest integer.
+Latents with at most this many positions use one BLAS thread.
+"""
+
 EXP2: Final = np.rint(np.exp2(14 + np.arange(256) / 256)).astype(np.int64)
-
-
-TABLES: Final = {
-    "sdl1": "21e4c6a67cb69474dd9dcfe65838a4e6fc16d35785e5e3eec6ac64fa764bb241",
-    "sdl2": "dfbfc2dc0c4da4e8063161280391c6740da6595b71a72f4278c831c3db591848",
-    "sdl3": "64314b929c1d645ecd71ceb52ab56f0457d4bd4441a65517cc73ef0c8dcd2ab7",
-    "sdl4": "6c0ebb474252b018e0a6b313f1efebff78976a9194e20a41b45ce9e16e63a393",
-    "sdl5": "e836e79b7caa1966cc390caecb11f110f02c311f019f0e74910b32573f3c9e3c",
-    "sd1": "ddabe8e5e28ceb80e890b37268f7e8b7ace15af37e75de40850f9ed146af695b",
-    "sdxl": "5d2097c36f9c3ee96e2285fa0325d7d289ff59d6ec83197998d353ca4c76ead2",
-    "sd3": "1be611c2ba99f20626e6b20e671b710575a6b3e75af051c3f9248025e5fb24e0",
-    "flux1": "605ac5cd9892b67e92cae0063be2879267a06a114aa06d9c803bf2460f88bfaf",
-}
-"""SHA-256 of the file of each latent space that has a context model (spec/registry.md)."""
-
-DISTRIBUTIONS: Final = "d387ff5cb52b939051bbbfc48e0c084965f35d934e4cb7eb604fbd3a4e1d12f5"
-"""SHA-256 of the file of the distributions."""
+"""2^(14 + j / 256) for j = 0..255, rounded to the nearest integer."""
 
 
 @cache
 def model(space: str) -> Model:
-    """The context model of a latent space, by its name.
+    """Return the context model of a latent space, given the name of the space.  The result is cached.
 
-    Raises UnsupportedError (H-07) if it has none, and what `spaces.read_arrays` raises.
+    Raises KeyError for an unknown name, ModelNotFoundError if the file is missing, and ModelMismatchError if its
+    SHA-256 is not the one in the registry.
     """
-    if not TABLES.get(space):
-        msg = f"latent space {space} has no context model, which payload method 1 needs"
-        raise UnsupportedError(msg)
-    return Model.from_tensors(spaces.read_arrays(f"{space}-context", TABLES[space]))
+    return Model.from_tensors(spaces.read_arrays(registry.space(space).context))
 
 
 @cache
 def distributions() -> Distributions:
-    """The table of distributions that all spaces share."""
-    arrays = spaces.read_arrays("distributions", DISTRIBUTIONS)
+    """Return the table of distributions that all latent spaces share.  The result is cached.
+
+    Raises ModelNotFoundError if the file is missing, and ModelMismatchError if its SHA-256 is not the one in the
+    registry.
+    """
+    arrays = spaces.read_arrays(registry.load().distributions)
     return Distributions.from_frequencies(arrays["sizes"].astype(np.int64), arrays["frequencies"].astype(np.int64))
 
 
 class Pass(NamedTuple):
-    """One pass over the picture: positions (top + stride * i, left + stride * j).
+    """One pass over a group: the positions (top + stride * i, left + stride * j).
 
-    number: 0..9, in their order.   weights: which of a group's own-channel weights it uses; 0: none.
-    step: positions between two places of its window of (2 reach + 1)^2.   known: which of these are decoded.
+    number: 0..9, in coding order.
+    step: distance between neighbouring places of the window in the own group, in latent positions.
+    weights: which of the group's sets of own-group weights the pass uses, 1..6; 0: it does not see its own group.
+    known: bool (2 reach + 1, 2 reach + 1), the places of the window that the network sees.  They are decoded before
+        this pass and satisfy |dy| + |dx| <= reach + 1.
     """
 
     number: int
@@ -116,13 +112,17 @@ class Pass(NamedTuple):
     known: NDArray[np.bool_]
 
 
-# A position's place in the order, by the parity of its row and column on the grid.
+# When a position is coded, by the parity of its row and column on the grid: 0 before the three passes, 1 in D, 2 in H,
+# 3 in V.
 _TURN: Final = {(0, 0): 0, (1, 1): 1, (0, 1): 2, (1, 0): 3}
 
 
 @cache
 def passes(reach: int) -> tuple[Pass, ...]:
-    """The ten passes, in order (SPEC 8.6.2).   reach: grid steps on each side from which the own group is seen."""
+    """Return the ten passes in coding order (SPEC 8.6.2).
+
+    reach: grid steps on each side at which a network sees its own group.
+    """
     side = 2 * reach + 1
     found = [Pass(0, BASE, 0, 0, 1, 0, np.zeros((side, side), bool))]
     step = BASE // 2
@@ -140,7 +140,10 @@ def passes(reach: int) -> tuple[Pass, ...]:
 
 
 def scale(values: NDArray[np.int64], exponent: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Values * 2^(exponent / 256), rounded half up; `exponent` as `units` bounds it, broadcast against values."""
+    """Return values * 2^(exponent / 256), rounded to the nearest integer with halves up (SPEC 8.6).
+
+    exponent: within -5120..5120, the range of `Model.units`; broadcast against values.
+    """
     shift = 14 - (exponent >> 8)
     product = values * EXP2[exponent & 255]
     up = np.maximum(shift, 0)
@@ -149,9 +152,11 @@ def scale(values: NDArray[np.int64], exponent: NDArray[np.int64]) -> NDArray[np.
 
 
 class Layer(NamedTuple):
-    """Rows of a matrix product, its sums shifted right: weight float32 (rows, inputs), the rest float32 (..., rows, 1).
+    """A layer of a network: a matrix product plus biases, whose sums are shifted right.
 
-    factor: 2 to the minus the shift of each row.   All values are integers, or powers of two.
+    weight: float32 (rows, inputs), integers.
+    bias: float32 (10, rows, 1), integers, one set for each pass.
+    factor: float32 (rows, 1), 2^-shift of each row.
     """
 
     weight: NDArray[np.float32]
@@ -159,7 +164,10 @@ class Layer(NamedTuple):
     factor: NDArray[np.float32]
 
     def __call__(self, inputs: NDArray[np.float32], bias: int) -> NDArray[np.float32]:
-        """Inputs (inputs, n) -> (rows, n), integers.   bias: which row of the biases."""
+        """Return the outputs, float32 (rows, n), for inputs float32 (inputs, n).  All values are integers.
+
+        bias: index of the set of biases, which is the number of the pass.
+        """
         sums = self.weight @ inputs
         sums += self.bias[bias]
         sums *= self.factor
@@ -171,8 +179,10 @@ class Layer(NamedTuple):
 class Group:
     """The network of one group of channels.
 
-    channels: int64 (n,), which ones.   first: one layer for each set of own-channel weights, whose rows are the hidden
-    values and then n means.   second: hidden values.   third: n corrections of the means, then n spreads.
+    channels: int64 (n,), the channels of the group in coding order.
+    first: layer 1, once for each set of own-group weights; index 0 has none.  Its rows are hidden values, then n means.
+    second: layer 2, whose rows are hidden values.
+    third: layer 3, whose rows are n corrections of the means, then n spreads.
     """
 
     channels: NDArray[np.int64]
@@ -183,10 +193,12 @@ class Group:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Model:
-    """A latent space's context model, as its table file holds it.
+    """The context model of a latent space.
 
-    exponent: int64 (C,), 256 * log2 of the input units in a unit of the latent.
-    window: positions on each side from which channels of earlier groups are seen.   reach: see `passes`.
+    groups: the networks, in coding order.
+    exponent: int64 (C,), 256 * log2 of the number of input units in one latent unit, by channel.
+    window: positions on each side at which a network sees the channels of earlier groups.
+    reach: grid steps on each side at which a network sees its own group (see `passes`).
     """
 
     groups: tuple[Group, ...]
@@ -196,7 +208,7 @@ class Model:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, NDArray[np.generic]]) -> Model:
-        """tensors: as SPEC 8.6.3 names them."""
+        """Build the model from the arrays of a context file, under the names in SPEC 8.6.3."""
         order = tensors["order"].astype(np.int64)
         sizes = tensors["sizes"].astype(np.int64).tolist()
         groups = []
@@ -223,7 +235,10 @@ class Model:
         return cls(tuple(groups), tensors["exponent"].astype(np.int64), window, int(tensors["reach"][0]))
 
     def units(self, log2_steps: NDArray[np.int64]) -> NDArray[np.int64]:
-        """256 * log2 of the input units in a symbol of each channel, int64 (C,)."""
+        """Return 256 * log2 of the number of input units in one symbol of each channel, int64 (C,), in -5120..5120.
+
+        log2_steps: int64 (C,), 256 * log2 of the step sizes.
+        """
         result: NDArray[np.int64] = np.clip(self.exponent + log2_steps, -20 * 256, 20 * 256)
         return result
 
@@ -237,10 +252,11 @@ def _layer(weight: NDArray[np.generic], bias: NDArray[np.generic], shift: NDArra
 
 
 class Prediction(NamedTuple):
-    """What is foretold of the symbols of a pass, all int64 (n, rows, columns): n channels of a group.
+    """The distributions of the symbols of a pass: three int64 (n, rows, columns), for the n channels of the group.
 
-    row: of the table of distributions.   centre: what the table's values are relative to, in units of 2^low_bits.
-    low_bits: bits of a symbol that are coded as they are.
+    row: row of the table of distributions.
+    centre: value to which the offsets in that row are relative, in units of 2^low_bits.
+    low_bits: number of low bits of the symbol that are coded with uniform probabilities.
     """
 
     row: NDArray[np.int64]
@@ -249,9 +265,15 @@ class Prediction(NamedTuple):
 
 
 class Walk:
-    """Goes through a latent in the order of coding: `inputs` fills up as symbols become known."""
+    """A walk through a latent in coding order.  It predicts the symbols of each pass from those recorded before."""
 
     def __init__(self, model: Model, log2_steps: NDArray[np.int64], groups: int, height: int, width: int) -> None:
+        """Start a walk with no symbols recorded.
+
+        log2_steps: int64 (C,), 256 * log2 of the step sizes.
+        groups: number of groups that are coded; the symbols of the others are zero.
+        height, width: size of the latent in positions.
+        """
         self.groups = model.groups[:groups]
         self._window, self._reach = model.window, model.reach
         self._passes = passes(model.reach)
@@ -262,30 +284,34 @@ class Walk:
         rate = int(exponent.sum()) // (8 * len(exponent)) - 128
         self._rate = float(min(max(rate, -127), 127))
         channels = sum(len(group.channels) for group in self.groups)
+        # Network inputs of all symbols, channels in coding order, with a margin of zeros around the latent.
         self._inputs = np.zeros((channels, height + 2 * self._margin, width + 2 * self._margin), np.float32)
         self._begin = [0]
         for group in self.groups:
             self._begin.append(self._begin[-1] + len(group.channels))
 
     def places(self) -> Iterator[tuple[int, Pass, tuple[slice, slice]]]:
-        """(number of the group, pass, its places in a plane), in the order of coding; passes without any left out."""
+        """Yield (index of the group, pass, slices of rows and columns) in coding order.
+
+        Passes without positions are left out.
+        """
         height, width = self._size
         for group in range(len(self.groups)):
-            for step in self._passes:
-                if step.top < height and step.left < width:
-                    yield group, step, np.s_[step.top :: step.stride, step.left :: step.stride]
+            for pass_ in self._passes:
+                if pass_.top < height and pass_.left < width:
+                    yield group, pass_, np.s_[pass_.top :: pass_.stride, pass_.left :: pass_.stride]
 
     def learn(self, group: int, places: tuple[slice, slice], symbols: NDArray[np.int64]) -> None:
-        """Take note of the symbols (n, rows, columns) at these places of a group's channels."""
+        """Record the symbols int64 (n, rows, columns) of a group at the places of a pass."""
         height, width = self._size
         inner = self._inputs[:, self._margin : self._margin + height, self._margin : self._margin + width]
         values = np.clip(scale(symbols, self._exponent[group]), -INPUT, INPUT)
         inner[self._begin[group] : self._begin[group + 1], *places] = values
 
-    def predict(self, group: int, step: Pass) -> Prediction:
-        """What is foretold of a pass from all that was learnt."""
+    def predict(self, group: int, pass_: Pass) -> Prediction:
+        """Predict the symbols of a pass from all symbols recorded so far."""
         height, width = self._size
-        rows, columns = -(-(height - step.top) // step.stride), -(-(width - step.left) // step.stride)
+        rows, columns = -(-(height - pass_.top) // pass_.stride), -(-(width - pass_.left) // pass_.stride)
         network, begin, end = self.groups[group], self._begin[group], self._begin[group + 1]
         size = len(network.channels)
         means = np.empty((size, rows, columns), np.int64)
@@ -293,33 +319,40 @@ class Walk:
         chunk = max(1, POSITIONS // columns)
         for top in range(0, rows, chunk):
             count = min(chunk, rows - top)
-            inputs = self._gather(begin, end, step, top, count, columns)
-            sums = network.first[step.weights](inputs, step.number)
+            inputs = self._gather(begin, end, pass_, top, count, columns)
+            sums = network.first[pass_.weights](inputs, pass_.number)
             hidden, linear = sums[:-size], sums[-size:]
             np.clip(hidden, 0, INPUT, out=hidden)
-            hidden = network.second(hidden, step.number)
+            hidden = network.second(hidden, pass_.number)
             np.clip(hidden, 0, INPUT, out=hidden)
-            found = network.third(hidden, step.number)
+            found = network.third(hidden, pass_.number)
             means[:, top : top + count] = (linear + found[:size]).reshape(size, count, columns)
             spreads[:, top : top + count] = found[size:].reshape(size, count, columns)
         return _prediction(means, spreads, self._exponent[group])
 
-    def _gather(self, begin: int, end: int, step: Pass, top: int, rows: int, columns: int) -> NDArray[np.float32]:
-        """Inputs of a network: float32 (inputs, rows * columns)."""
-        row, column = self._margin + step.top + top * step.stride, self._margin + step.left
+    def _gather(self, begin: int, end: int, pass_: Pass, top: int, rows: int, columns: int) -> NDArray[np.float32]:
+        """Return the inputs of layer 1, float32 (inputs, rows * columns).
+
+        begin, end: range of the group's channels in coding order.   top: first of the pass's rows that are gathered.
+        """
+        row, column = self._margin + pass_.top + top * pass_.stride, self._margin + pass_.left
         shape = rows, columns
-        earlier = self._windows(0, begin, row, column, self._window, 1, step.stride, shape)
+        earlier = self._windows(0, begin, row, column, self._window, 1, pass_.stride, shape)
         parts = [earlier.reshape(-1, rows * columns)]
-        if step.weights:
-            own = self._windows(begin, end, row, column, self._reach, step.step, step.stride, shape)
-            parts.append(own[:, step.known].reshape(-1, rows * columns))
+        if pass_.weights:
+            own = self._windows(begin, end, row, column, self._reach, pass_.step, pass_.stride, shape)
+            parts.append(own[:, pass_.known].reshape(-1, rows * columns))
         parts.append(np.full((1, rows * columns), self._rate, np.float32))
         return np.concatenate(parts)
 
     def _windows(
         self, begin: int, end: int, row: int, column: int, reach: int, step: int, stride: int, shape: tuple[int, int]
     ) -> NDArray[np.float32]:
-        """A view of the windows around places: (channels, 2 reach + 1, 2 reach + 1, *shape)."""
+        """Return a view of the windows around positions: float32 (channels, 2 reach + 1, 2 reach + 1, *shape).
+
+        begin, end: range of channels in coding order.   row, column: the first position in `_inputs`.
+        step: distance between the places of a window.   stride: distance between the positions.
+        """
         corner = self._inputs[begin:end, row - reach * step :, column - reach * step :]
         plane, line, item = self._inputs.strides
         side = 2 * reach + 1
@@ -328,40 +361,47 @@ class Walk:
 
 
 def _prediction(means: NDArray[np.int64], spreads: NDArray[np.int64], exponent: NDArray[np.int64]) -> Prediction:
-    """means: in 1/16 input units.   spreads: log2 of the standard deviation in input units / 40, in 1/16."""
+    """Turn the outputs of a network into rows of the table of distributions (SPEC 8.6.3).
+
+    means: in 1/16 input units.   spreads: log2 of (standard deviation in input units / 40), in 1/16 octave.
+    """
     limit = FRACTIONS * MAX_SYMBOL
     mean = np.clip(scale(means, -exponent), -limit, limit)
-    # 28 stands for one symbol; 40 input units are one for the spreads: 5 + 82/256 octaves.
+    # Spread 28 is a standard deviation of one symbol.  log2 of 40 input units is 5 + 82/256 octaves.
     spread = np.maximum((16 * spreads + 5 * 256 + 82 - exponent + 16 >> 5) + 28, 0)
     low_bits = np.clip((spread - SPREADS) // SPREADS_PER_OCTAVE + 1, 0, MAX_LOW_BITS)
     spread = np.minimum(spread - SPREADS_PER_OCTAVE * low_bits, SPREADS - 1)
-    # The middle of 2^b symbols that begin at a multiple of 2^b less half of it lies half a symbol below that multiple.
+    # A block of 2^b symbols begins half a block below a multiple of 2^b, so its middle lies half a symbol below that
+    # multiple.
     mean = (mean + FRACTIONS // 2 * (low_bits > 0) + (1 << low_bits >> 1)) >> low_bits
     centre = (mean + FRACTIONS // 2) // FRACTIONS
     return Prediction(FRACTIONS * spread + mean - FRACTIONS * centre + FRACTIONS // 2, centre, low_bits)
 
 
 def _ordered(values: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(n, rows, columns) -> all in the order of coding: by row, by column, by channel."""
+    """Flatten (n, rows, columns) into coding order: by row, then column, then channel."""
     return values.transpose(1, 2, 0).ravel()
 
 
 def _reach(table: Distributions, row: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Largest magnitude, relative to the centre, that a row of the table has an entry for; one more stands for beyond."""
+    """Return the largest magnitude of an offset that has its own entry in a row of the table.
+
+    One more entry on each side stands for all larger offsets.
+    """
     return (table.first[row + 1] - table.first[row] - 3) // 2
 
 
 def _threads(shape: tuple[int, ...]) -> AbstractContextManager[None]:
-    """What the products for symbols (C, h, w) run in: all threads of the BLAS only where there is much to do."""
+    """Return the context for the matrix products of a latent (C, h, w): one BLAS thread unless the latent is large."""
     return one_blas_thread() if shape[1] * shape[2] <= POSITIONS else nullcontext()
 
 
 def code(walk: Walk, table: Distributions, symbols: NDArray[np.int16], coder: Encoder) -> None:
-    """Hand the operations of symbols int16 (C, h, w) to the encoder (SPEC 8.6.5)."""
+    """Pass the operations that code the symbols int16 (C, h, w) to the encoder (SPEC 8.6.5)."""
     with _threads(symbols.shape):
-        for group, step, places in walk.places():
+        for group, pass_, places in walk.places():
             values = symbols[walk.groups[group].channels][:, *places].astype(np.int64)
-            found = walk.predict(group, step)
+            found = walk.predict(group, pass_)
             row, low_bits = _ordered(found.row), _ordered(found.low_bits)
             shifted = _ordered(values) + (1 << low_bits >> 1)
             offset = (shifted >> low_bits) - _ordered(found.centre)
@@ -377,13 +417,13 @@ def code(walk: Walk, table: Distributions, symbols: NDArray[np.int16], coder: En
 
 
 def decode(walk: Walk, table: Distributions, symbols: NDArray[np.int16], coder: Decoder) -> None:
-    """Fill symbols int16 (C, h, w), all zero before, from a decoder.
+    """Decode symbols from the decoder into `symbols`, int16 (C, h, w), which must be all zero.
 
-    Raises MalformedError: R-04 from the decoder, R-06 for a symbol out of range.
+    Raises MalformedError: R-04 if the data end too early, R-06 if a symbol is out of range.
     """
     with _threads(symbols.shape):
-        for group, step, places in walk.places():
-            found = walk.predict(group, step)
+        for group, pass_, places in walk.places():
+            found = walk.predict(group, pass_)
             row, low_bits = _ordered(found.row), _ordered(found.low_bits)
             reach = _reach(table, row)
             offset = coder.entries(table, row) - table.first[row] - reach - 1
@@ -405,17 +445,17 @@ def decode(walk: Walk, table: Distributions, symbols: NDArray[np.int16], coder: 
 
 
 def _grid(places: tuple[slice, slice], shape: tuple[int, ...]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """The same places as arrays of rows (1, rows, 1) and of columns (1, 1, columns)."""
+    """Turn the slices of a pass into arrays of row indices (1, rows, 1) and column indices (1, 1, columns)."""
     rows, columns = (np.arange(*part.indices(side)) for part, side in zip(places, shape[1:], strict=True))
     return rows[None, :, None], columns[None, None, :]
 
 
 def _out_of_range() -> MalformedError:
-    return MalformedError(f"a symbol beyond +-{MAX_SYMBOL}", section=SECTION, rule="R-06")
+    return MalformedError(f"a symbol is outside -{MAX_SYMBOL}..{MAX_SYMBOL}", section=SECTION, rule="R-06")
 
 
 def lengths(found: Prediction, table: Distributions, values: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Bits that symbols int64 (n, rows, columns) take under a prediction of the same shape."""
+    """Return the bits that each of the symbols int64 (n, rows, columns) takes under a prediction of that shape."""
     offset = ((values + (1 << found.low_bits >> 1)) >> found.low_bits) - found.centre
     reach = _reach(table, found.row)
     entry = table.first[found.row] + reach + 1 + np.clip(offset, -reach - 1, reach + 1)

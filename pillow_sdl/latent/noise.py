@@ -1,4 +1,7 @@
-"""What a quantiser did to a latent, as a denoiser is told: derived from the file's symbols, never stored (SPEC 8.7)."""
+"""How much a quantizer changed a latent, which denoisers are told (SPEC 8.7).
+
+The value is derived from the symbols of a file and never stored.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,11 @@ if TYPE_CHECKING:
 
 
 class Noise(NamedTuple):
-    """deviation: root mean square of the error of a value, in latent units, > 0.
+    """The error that a quantizer left in the values of a latent.
 
-    palette: whether the error is a palette's, dithered or not; else it is about uniform within one step.
+    deviation: root mean square of the error, in latent units, > 0.
+    palette: True for the error of a palette, dithered or not.  False for the scalar quantizer, whose error is roughly
+        uniform within one step.
     """
 
     deviation: float
@@ -21,5 +26,8 @@ class Noise(NamedTuple):
 
 
 def of_steps(steps: NDArray[np.float32]) -> Noise:
-    """Of the scalar quantiser with steps float32 (C,): uniform within a step, mean square step^2 / 12."""
+    """Return the noise of the scalar quantizer with steps float32 (C,).
+
+    The error is taken as uniform within a step, so its mean square is step^2 / 12.
+    """
     return Noise(float(np.sqrt(np.square(steps, dtype=np.float64).mean() / 12)), palette=False)

@@ -1,11 +1,11 @@
-"""Which symbols to write for a latent: by what they cost in the file, and by what the decoder makes of them.
+"""Choose the symbols to write for a latent, by their cost in bits and by the picture that they decode to.
 
-`choose` weighs the distance from the latent against the bits; `refine` moves the latent so that its symbols decode
-nearer to the picture.  Both serve squared error.  A network that was trained with rounding to the nearest loses by
-LPIPS where `choose` saves bits, so that is left to who asks for it.
+`choose` weighs the distance from the latent against the bits.  `refine` moves the latent so that its symbols decode
+closer to the picture.  Both minimize squared error.  With a network that was trained with rounding to the nearest
+symbol, `choose` loses more in LPIPS than its saved bits are worth, so it runs only on request.
 
-Sources: rate-distortion optimised quantisation of H.264 and HEVC encoders (Sullivan and Wiegand 1998); fitting a latent
-to one picture after Campos et al. 2019 (arXiv 1906.01223).
+Sources: rate-distortion optimized quantization in H.264 and HEVC encoders (Sullivan and Wiegand 1998); fitting a latent
+to one picture, after Campos et al. 2019 (arXiv 1906.01223).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from . import context
-from .quantize import MAX_SYMBOL, round_off
+from .rounding import MAX_SYMBOL, round_to_nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,32 +23,39 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PACE: Final = 0.02
-"""Part of Newton's step, for a curvature without its off-diagonal terms, that `refine` takes: they overlap widely."""
+"""Fraction of a Newton step that `refine` takes.
+
+It is small because the curvature lacks off-diagonal terms, and the values of a latent overlap widely in the picture.
+"""
 
 REACH: Final = 0.8
-"""How far `refine` may move a value, in steps."""
+"""Largest distance that `refine` moves a value, in quantizer steps."""
 
 
 def choose(scaled: NDArray[np.float32], space: str, log2_steps: NDArray[np.int64], weight: float) -> NDArray[np.int16]:
-    """Symbols int16 (C, h, w) of a latent in units of its steps, float32 (C, h, w), finite.
+    """Choose symbols int16 (C, h, w) for a latent by rate-distortion optimization.
 
-    weight: squared steps that one bit is worth; 0 rounds to the nearest.
-    A walk through the latent in the order of coding.  Each symbol is chosen among the two around its value and the
-    next one towards zero: the least squared distance plus `weight` times the bits under the context model, which sees
-    the choices made so far.  Channels count alike in units of their steps: the training set these where one more bit
-    buys the same everywhere.
+    scaled: the latent in units of its steps, float32 (C, h, w), finite.
+    space: name of the latent space.
+    log2_steps: int64 (C,), 256 * log2 of the step sizes.
+    weight: squared steps that one bit is worth; 0 rounds to the nearest symbol.
+
+    The function walks through the latent in coding order.  For each value it considers the two symbols around it and
+    the next one towards zero, and takes the one with the least squared distance plus `weight` times the bits.  The bits
+    are those of the context model, given the choices made so far.  All channels have the same weight in units of their
+    steps, because training chose the steps so that one more bit gains the same in every channel.
     """
     if not weight:
-        return round_off(scaled)
+        return round_to_nearest(scaled)
     model, table = context.model(space), context.distributions()
-    nearest = round_off(scaled)
+    nearest = round_to_nearest(scaled)
     used = [index for index, group in enumerate(model.groups, 1) if nearest[group.channels].any()]
     symbols = np.zeros(scaled.shape, np.int16)
     walk = context.Walk(model, log2_steps, max(used, default=0), *scaled.shape[1:])
-    for group, step, places in walk.places():
+    for group, pass_, places in walk.places():
         channels = walk.groups[group].channels
         wanted = np.clip(scaled[channels][:, *places], -MAX_SYMBOL, MAX_SYMBOL).astype(np.float64)
-        found = walk.predict(group, step)
+        found = walk.predict(group, pass_)
         below = np.floor(wanted)
         middle = np.rint(wanted)
         candidates = np.stack([middle, 2 * below + 1 - middle, middle - np.sign(middle)]).astype(np.int64)
@@ -67,11 +74,16 @@ def refine(
     curvature: Callable[[NDArray[np.float32]], NDArray[np.float32]],
     error: Callable[[NDArray[np.float32]], tuple[float, NDArray[np.float32]]],
 ) -> NDArray[np.float32]:
-    """A latent whose nearest symbols decode nearer to the picture than those of `scaled`, or that latent itself.
+    """Return a latent whose nearest symbols decode closer to the picture than those of `scaled`.
 
-    scaled: in units of its steps, float32 (C, h, w).   passes: at least 1; each asks for the error and its gradient.
-    error: squared error of the picture that whole symbols, given as float32, decode to; its gradient, float32
-    (C, h, w), by symbols.   curvature: second derivative of the error, float32 (C,), > 0, for symbols.
+    Returns `scaled` itself if no better latent is found.
+
+    scaled: the latent in units of its steps, float32 (C, h, w).
+    passes: number of gradient steps, at least 1.  `error` is called once more than that.
+    curvature: returns, for whole symbols as float32 (C, h, w), the second derivative of the error by a symbol of each
+        channel, float32 (C,), > 0.
+    error: returns, for whole symbols as float32 (C, h, w), the squared error of the picture that they decode to, and
+        its gradient by the symbols, float32 (C, h, w).
     """
     current = best = scaled
     least = np.inf

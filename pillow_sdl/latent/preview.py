@@ -1,4 +1,4 @@
-"""A small picture straight from the latent: one matrix product, no network (SPEC 8.5)."""
+"""A small picture computed directly from the latent by one matrix product, without a network (SPEC 8.5)."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ if TYPE_CHECKING:
     from .spaces import Tables
 
 BLOCK: Final = 8
-"""Pixels per latent position, each axis, that the table gives."""
+"""Pixels per latent position on each axis in the preview table."""
 
 SCALES: Final = (1, 2, 4, 8)
-"""Pixels per latent position that a preview may have: the table's, averaged over squares."""
+"""Pixels per latent position on each axis that a preview can have.  The table is averaged over squares."""
 
 
 def preview(latent: NDArray[np.float32], tables: Tables, scale: int) -> NDArray[np.uint8]:
-    """Latent float32 (C, h, w) -> pixels uint8 (scale * h, scale * w, 3), scale one of `SCALES`.
+    """Return the preview of a latent float32 (C, h, w): pixels uint8 (scale * h, scale * w, 3).
 
-    Row c of the table is what a unit of channel c adds to a position's 3 x 8 x 8 values (colour, row, column, in
-    0..1), and its last row what is there at zero.
+    scale: one of `SCALES`.
+
+    Row c of the table is what one unit of channel c adds to the 3 x 8 x 8 values (colour, row, column, in 0..1) of its
+    position.  The last row holds the values for a latent of zeros.
     """
     channels, height, width = latent.shape
     square = BLOCK // scale

@@ -1,9 +1,10 @@
-"""Range asymmetric numeral systems: what `context` says about symbols <-> bytes (SPEC 8.6.4).
+"""Entropy coder of payload method 1: range asymmetric numeral systems (SPEC 8.6.4).
 
-Source: Duda 2013 (arXiv 1311.2540); interleaving of several states after Giesen 2014 (arXiv 1402.3392).  A state is
-32 bits, at least 2^16; probabilities are whole multiples of 2^-16; words of 16 bits move in and out.  Operation i
-of a payload works on state i mod N, so any N that follow each other can be done at once: with one state Python's
-own integers are quickest, with many (large pictures) numpy's are.
+A state has 32 bits and is at least 2^16.  Probabilities are multiples of 2^-16.  Words of 16 bits move in and out of
+the states.  Operation i of a payload works on state i mod N, so N consecutive operations can run at once.  With one
+state Python integers are fastest; with many states, which large pictures have, numpy arrays are.
+
+Sources: Duda 2013 (arXiv 1311.2540); interleaving of several states, Giesen 2014 (arXiv 1402.3392).
 """
 
 from __future__ import annotations
@@ -24,23 +25,25 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LOWEST: Final = 1 << 16
-"""Least value of a state between operations, and the value that each begins with in the encoder."""
+"""Smallest value of a state between operations, and the value of each state when encoding begins."""
 
 TOTAL: Final = 1 << 16
 """Sum of the frequencies of one distribution."""
 
 LANES: Final = 16
-"""A payload has one state, or a multiple of this number of them."""
+"""A payload has one state, or a multiple of this number of states."""
 
 SECTION: Final = "L"
+"""Section of a file that holds the payload."""
 
 
 @dataclass(frozen=True, eq=False)
 class Distributions:
-    """A table of distributions, each over the entries `first[row]` to `first[row + 1] - 1`.
+    """A table of distributions, one per row.  A row has the entries `first[row]` to `first[row + 1] - 1`.
 
-    start: int64 (entries,), the sum of the frequencies of the entries before it in its row; 0 for a row's first.
-    frequency: int64 (entries,), at least 1; those of a row add up to 2^16.
+    first: int64 (rows + 1,).
+    start: int64 (entries,), sum of the frequencies of earlier entries in the same row; 0 for the first entry of a row.
+    frequency: int64 (entries,), at least 1; the frequencies of a row add up to 2^16.
     """
 
     first: NDArray[np.int64]
@@ -49,24 +52,24 @@ class Distributions:
 
     @classmethod
     def from_frequencies(cls, sizes: NDArray[np.int64], frequency: NDArray[np.int64]) -> Distributions:
-        """sizes: entries of each row.   frequency: of all rows, one after another."""
+        """Build a table from the number of entries in each row and the frequencies of all rows, concatenated."""
         first = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
         start = np.cumsum(frequency) - frequency - np.repeat(TOTAL * np.arange(len(sizes)), sizes)
         return cls(first, start, frequency)
 
     @cached_property
     def ascending(self) -> NDArray[np.int64]:
-        """`start` with 2^16 more for each row, so that one search finds entries of any row."""
+        """`start` plus 2^16 times the row: one binary search then finds an entry of any row."""
         return self.start + np.repeat(TOTAL * np.arange(len(self.first) - 1), np.diff(self.first))
 
     @cached_property
     def lists(self) -> tuple[list[int], list[int]]:
-        """`start` and `frequency` as Python's own integers."""
+        """`start` and `frequency` as lists of Python integers."""
         return self.start.tolist(), self.frequency.tolist()
 
     @cached_property
     def rows(self) -> list[tuple[int, int, int, int, int]]:
-        """Of each row: its likeliest entry, where that starts and ends, the row's first entry and the next row's."""
+        """For each row: its likeliest entry, the start and end of that entry, and the row's range of entries."""
         start, frequency = self.lists
         found = []
         for low, high in pairwise(self.first.tolist()):
@@ -76,38 +79,41 @@ class Distributions:
 
 
 class Encoder:
-    """Collects operations in the order in which they will be decoded; `finish` codes them from the last to the first."""
+    """Collects operations in decoding order.  `finish` codes them, from the last to the first."""
 
     def __init__(self) -> None:
-        # Narrow types, as these are all operations of a picture; of a frequency, 1 to 2^16, one less.
+        # All operations of a picture are held, so the types are narrow.  Frequencies are 1 to 2^16 and are held less 1.
         self._starts: list[NDArray[np.uint16]] = []
-        self._below: list[NDArray[np.uint16]] = []
+        self._frequencies_less_1: list[NDArray[np.uint16]] = []
 
     def entries(self, table: Distributions, entries: NDArray[np.int64]) -> None:
-        """Code entries of a table, each with its row's distribution."""
+        """Add operations that code entries of a table, each with the distribution of its row."""
         self._add(table.start[entries], table.frequency[entries])
 
     def uniform(self, values: NDArray[np.int64], bits: NDArray[np.int64]) -> None:
-        """Code values of 0..16 bits, all values equally likely."""
+        """Add operations that code values of `bits` bits each, 0..16, with uniform probabilities."""
         self._add(values << 16 - bits, 1 << 16 - bits)
 
     def _add(self, start: NDArray[np.int64], frequency: NDArray[np.int64]) -> None:
         self._starts.append(start.astype(np.uint16))
-        self._below.append((frequency - 1).astype(np.uint16))
+        self._frequencies_less_1.append((frequency - 1).astype(np.uint16))
 
     def bits(self) -> float:
-        """The least that the operations can take, by their probabilities."""
-        return sum(float((16 - np.log2(below + 1.0)).sum()) for below in self._below)
+        """Return the information content of the operations in bits, a lower bound of their coded size."""
+        return sum(float((16 - np.log2(less_1 + 1.0)).sum()) for less_1 in self._frequencies_less_1)
 
     def finish(self, states: int) -> bytes:
-        """States and words, little-endian, for 1 state or a multiple of `LANES`.  Forgets the operations."""
+        """Return the states and words, little-endian, and clear the operations.
+
+        states: number of states, 1 or a multiple of `LANES`.
+        """
         start = np.concatenate([np.empty(0, np.uint16), *self._starts])
         self._starts.clear()
-        below = np.concatenate([np.empty(0, np.uint16), *self._below])
-        self._below.clear()
+        less_1 = np.concatenate([np.empty(0, np.uint16), *self._frequencies_less_1])
+        self._frequencies_less_1.clear()
         if states == 1:
-            return _encode_one(start.tolist(), (below.astype(np.int64) + 1).tolist())
-        return _encode_many(start, below, states)
+            return _encode_one(start.tolist(), (less_1.astype(np.int64) + 1).tolist())
+        return _encode_many(start, less_1, states)
 
 
 def _encode_one(starts: list[int], frequencies: list[int]) -> bytes:
@@ -123,11 +129,11 @@ def _encode_one(starts: list[int], frequencies: list[int]) -> bytes:
     return np.array([state], "<u4").tobytes() + np.array(words[::-1], "<u2").tobytes()
 
 
-def _encode_many(start: NDArray[np.uint16], below: NDArray[np.uint16], states: int) -> bytes:
+def _encode_many(start: NDArray[np.uint16], frequency_less_1: NDArray[np.uint16], states: int) -> bytes:
     state = np.full(states, LOWEST, np.int64)
     chunks: list[NDArray[np.int64]] = []
     for begin in range((len(start) - 1) // states * states, -1, -states):
-        f = below[begin : begin + states].astype(np.int64) + 1
+        f = frequency_less_1[begin : begin + states].astype(np.int64) + 1
         x = state[: len(f)]
         full = x >= f << 16
         chunks.append(x[full] & 0xFFFF)
@@ -139,17 +145,21 @@ def _encode_many(start: NDArray[np.uint16], below: NDArray[np.uint16], states: i
 
 
 def exhausted() -> MalformedError:
-    """The error of a payload that holds too little (R-04)."""
+    """Return the error for a payload that ends too early (R-04)."""
     return MalformedError("the payload ends before its last symbol", section=SECTION, rule="R-04")
 
 
 class Decoder:
-    """Takes the operations back, in their order."""
+    """Decodes the operations in their order."""
 
     def __init__(self, data: bytes, states: int) -> None:
-        """data: as `Encoder.finish` made it.   Raises MalformedError (R-03) if it is too short or has an odd length."""
+        """Read the states and words.
+
+        data: as `Encoder.finish` returns them.   states: number of states, 1 or a multiple of `LANES`.
+        Raises MalformedError (R-03) if the data are too short or have an odd length, or if a state is below 2^16.
+        """
         if len(data) < 4 * states or len(data) % 2:
-            msg = f"{len(data)} bytes cannot hold {states} states of the entropy coder and words of 16 bits"
+            msg = f"the payload has {len(data)} bytes, which cannot be {states} coder states and 16-bit words"
             raise MalformedError(msg, section=SECTION, rule="R-03")
         self._state = np.frombuffer(data, "<u4", states).astype(np.int64)
         if (self._state < LOWEST).any():
@@ -161,7 +171,10 @@ class Decoder:
         self._lane = 0
 
     def entries(self, table: Distributions, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Entries of a table, int64, one for each of these rows.  Raises MalformedError (R-04) at the data's end."""
+        """Decode one entry from each of these rows of a table, int64.
+
+        Raises MalformedError (R-04) if the data end too early.
+        """
         if len(self._state) == 1:
             return self._entries_one(table, rows)
         found = np.empty(len(rows), np.int64)
@@ -183,7 +196,7 @@ class Decoder:
         append = found.append
         for likeliest, begin, end, low, high in map(table.rows.__getitem__, rows.tolist()):
             slot = state & 0xFFFF
-            # Most symbols are what they are likeliest to be, and need no search.
+            # Most symbols have the likeliest value of their row, which needs no search.
             if begin <= slot < end:
                 append(likeliest)
                 state = (end - begin) * (state >> 16) + slot - begin
@@ -200,7 +213,10 @@ class Decoder:
         return np.array(found, np.int64)
 
     def uniform(self, bits: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Values of 0..16 bits each, int64.  Raises MalformedError (R-04) at the data's end."""
+        """Decode values of `bits` bits each, 0..16, with uniform probabilities, int64.
+
+        Raises MalformedError (R-04) if the data end too early.
+        """
         if len(self._state) == 1:
             return self._uniform_one(bits)
         found = np.empty(len(bits), np.int64)
@@ -227,7 +243,7 @@ class Decoder:
         return np.array(found, np.int64)
 
     def _rounds(self, count: int) -> Iterator[tuple[int, int, slice]]:
-        """(begin, end, lanes) of operations that can be done at once."""
+        """Yield (begin, end, lanes): ranges of the next `count` operations that can run at once, and their states."""
         states = len(self._state)
         begin = 0
         while begin < count:
@@ -237,7 +253,7 @@ class Decoder:
             begin = end
 
     def _advance(self, lanes: slice, state: NDArray[np.int64]) -> None:
-        """Store new states, each filled up with a word where it is below 2^16."""
+        """Store new states.  A state below 2^16 first takes in the next word."""
         low = np.flatnonzero(state < LOWEST)
         if len(low):
             end = self._position + len(low)
@@ -248,7 +264,7 @@ class Decoder:
         self._state[lanes] = state
 
     def finish(self) -> None:
-        """Raise MalformedError (R-05) unless all words are read and all states are as the encoder began."""
+        """Raise MalformedError (R-05) unless all words are used and all states are 2^16, as when encoding began."""
         if self._position != len(self._words) or (self._state != LOWEST).any():
-            msg = "the entropy coder does not end where its encoder began"
+            msg = "the entropy coder has words left over or a state other than 2^16 after the last symbol"
             raise MalformedError(msg, section=SECTION, rule="R-05")

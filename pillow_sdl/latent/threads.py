@@ -1,8 +1,8 @@
-"""numpy's BLAS on one thread, where more do harm.
+"""Limit numpy's BLAS to one thread where more threads slow decoding down.
 
-A worker of OpenBLAS goes on asking for work for a while after the last product, and takes a processor from whatever runs
-next, here the autoencoder's network: on two cores 512 x 512 pixels took a third longer to decode.  The products of so
-small a latent gain nothing from a second thread.
+A worker thread of OpenBLAS keeps polling for work for a while after the last product.  It takes a CPU core from
+whatever runs next, which here is the autoencoder: on two cores, decoding 512 x 512 pixels took a third longer.  The
+matrix products of such a small latent gain nothing from a second thread.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _limiting = threading.Lock()
-"""Held by the thread that has set the limit and will lift it."""
+"""Held by the thread that has set the limit and will remove it."""
 
 
 @cache
 def _controller() -> Any:
-    # Looks through all libraries of the process, once; numpy's is among them.
+    # This searches all libraries that the process has loaded, so it runs once.  numpy's BLAS is among them.
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController().select(user_api="blas")
@@ -29,10 +29,11 @@ def _controller() -> Any:
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """Products inside run on one thread.
+    """Run matrix products inside the `with` block on one BLAS thread.
 
-    The limit is the process's: what other threads multiply meanwhile runs on one as well.  Where another thread is inside
-    already, its limit holds, as long as it stays; had each a limit of its own, the second would lift its to the first one's.
+    The limit applies to the whole process, so products of other threads run on one BLAS thread meanwhile.  If another
+    thread is inside such a block already, its limit applies here for as long as it stays there.  Separate limits for
+    each thread would not work: the second thread would find a limit of 1 and restore that in the end.
     """
     if not _limiting.acquire(blocking=False):
         yield

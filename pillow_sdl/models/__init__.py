@@ -1,1 +1,1 @@
-"""Networks: pixels <-> latent.  The only place that imports torch, and only when a network is wanted."""
+"""Models: which there are, where their weights are, and how they are built."""

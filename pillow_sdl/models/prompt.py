@@ -1,12 +1,11 @@
-"""The empty prompt's embedding, which a UNet is given beside every latent: computed once, kept as a file.
+"""The embedding of the empty prompt, which a UNet gets beside every latent: computed once and kept as a file.
 
-Needs transformers and the model's text encoder.  Decoding needs neither: only `search.fetch_denoiser` calls this.
+Needs transformers and the model's text encoder and tokenizer.  Decoding needs none of them.
 """
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from ..errors import BackendError, ModelMismatchError
 
@@ -15,54 +14,47 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-BEGIN: Final = 49406
-END: Final = 49407
-LENGTH: Final = 77
-"""Tokens of a prompt: those of CLIP (Radford et al. 2021, arXiv 2103.00020), which all of Stable Diffusion 1 and 2 use."""
 
-PADDING: Final = {"<|endoftext|>": END, "!": 0}
-"""Tokens that fill a prompt up, as tokenizers' configurations spell them: of Stable Diffusion 1, and of 2."""
-
-
-def text_model() -> Any:
-    """The class of text encoders.  Raises BackendError without transformers."""
+def require() -> Any:
+    """Return the module transformers.  Raises BackendError if it is not installed."""
     try:
-        from transformers import CLIPTextModel
+        import transformers
     except ImportError as exc:
         msg = "the empty prompt must be encoded once, which needs transformers: pip install 'pillow-sdl[prompt]'"
         raise BackendError(msg) from exc
-    return CLIPTextModel
+    return transformers
 
 
-def tokens(tokenizer: Path) -> list[int]:
-    """The empty prompt, filled up as a tokenizer's configuration says.  Raises ModelMismatchError if it cannot be."""
-    try:
-        padding = json.loads(tokenizer.read_text("utf-8"))["pad_token"]
-        fill = PADDING[padding["content"] if isinstance(padding, dict) else padding]
-    except (OSError, ValueError, KeyError, TypeError) as exc:
-        msg = f"{tokenizer} does not say what prompts are filled up with: {exc}"
-        raise ModelMismatchError(msg) from exc
-    return [BEGIN, END, *[fill] * (LENGTH - 2)]
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder holds a tokenizer in transformers' layout."""
+    return (folder / "tokenizer_config.json").is_file()
 
 
 def encode(text_encoder: Path, tokenizer: Path) -> NDArray[Any]:
-    """The embedding, float32 (1, 77, D).
+    """Return the embedding, float32 (1, tokens, D).
 
-    text_encoder: folder of it.   tokenizer: file of the tokenizer's configuration.
-    Raises ModelMismatchError if one cannot be read, BackendError without transformers or torch.
+    text_encoder, tokenizer: their folders in a pipeline.
+    Raises ModelMismatchError if one of them cannot be read, BackendError without transformers or torch.
     """
-    kind = text_model()
-    ids = tokens(tokenizer)
+    transformers = require()
     try:
         import torch
     except ImportError as exc:
-        msg = "encoding the empty prompt needs PyTorch: pip install torch"
+        msg = "encoding the empty prompt needs PyTorch: pip install 'pillow-sdl[prompt]'"
         raise BackendError(msg) from exc
+    try:
+        words = transformers.CLIPTokenizer.from_pretrained(tokenizer, local_files_only=True)
+        ids = words("", padding="max_length", max_length=words.model_max_length, return_tensors="pt").input_ids
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as exc:
+        msg = f"{tokenizer} holds no tokenizer that can be read: {str(exc).splitlines()[0]}"
+        raise ModelMismatchError(msg, expected="CLIPTokenizer") from exc
     variant = None if (text_encoder / "model.safetensors").is_file() else "fp16"
     try:
-        network = kind.from_pretrained(text_encoder, local_files_only=True, use_safetensors=True, variant=variant)
+        network = transformers.CLIPTextModel.from_pretrained(
+            text_encoder, local_files_only=True, use_safetensors=True, variant=variant
+        )
         with torch.inference_mode():
-            found: NDArray[Any] = network.eval().float()(torch.tensor([ids]))[0].numpy()
+            found: NDArray[Any] = network.eval().float()(ids)[0].numpy()
     except (OSError, ValueError, RuntimeError, KeyError) as exc:
         msg = f"{text_encoder} holds no text encoder that can be read: {str(exc).splitlines()[0]}"
         raise ModelMismatchError(msg, expected="CLIPTextModel") from exc

@@ -1,8 +1,10 @@
-"""The diffusion time that a noise belongs to: tables of Ho et al. 2020 (arXiv 2006.11239), NumPy alone.
+"""Noise schedules of diffusion models: which time step has the noise level of a quantizer's error.
 
-A diffusion model has learnt to see what lies under the noise of each of its times t, in latents scaled to
-sqrt(abar_t) beside noise of variance 1 - abar_t.  A quantiser's error of variance s^2 is the noise of the time with
-(1 - abar_t) / abar_t = s^2, so that the file need not store it.
+A diffusion model is trained to remove the noise of each of its time steps t from latents scaled by sqrt(abar_t), with
+noise of variance 1 - abar_t added.  A quantizer's error of variance s^2 is the noise of the time step for which
+(1 - abar_t) / abar_t = s^2.  A file does not store the time step, because it follows from the quantizer.
+
+Source: Ho et al. 2020 (arXiv 2006.11239).  Needs NumPy only.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 EPSILON: Final = "epsilon"
 VELOCITY: Final = "v_prediction"
 PREDICTIONS: Final = (EPSILON, VELOCITY)
-"""What a network says of a noisy latent: its noise, or Salimans and Ho's velocity (arXiv 2202.00512)."""
+"""What a network predicts for a noisy latent: its noise, or the velocity of Salimans and Ho (arXiv 2202.00512)."""
 
 STABLE_DIFFUSION: Final[dict[str, Any]] = {
     "num_train_timesteps": 1000,
@@ -31,56 +33,77 @@ STABLE_DIFFUSION: Final[dict[str, Any]] = {
     "beta_end": 0.012,
     "beta_schedule": "scaled_linear",
 }
-"""As in diffusers' configurations of schedulers: what Stable Diffusion 1, 2 and XL were trained with."""
+"""The schedule that Stable Diffusion 1, 2 and XL were trained with, as in diffusers' scheduler configurations."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Schedule:
-    """abar: float64 (T,), falling, share of the latent's variance at each time.   prediction: one of `PREDICTIONS`."""
+    """The noise schedule that a diffusion model was trained with.
+
+    abar: float64 (T,), decreasing, the latent's share of the variance at each time step.
+    prediction: what the network predicts, one of `PREDICTIONS`.
+    """
 
     abar: NDArray[np.float64]
     prediction: str
 
     @property
     def deviations(self) -> NDArray[np.float64]:
-        """The noise of each time in units of the latent: float64 (T,), rising."""
+        """Standard deviation of the noise at each time step, in latent units: float64 (T,), increasing."""
         found: NDArray[np.float64] = np.sqrt((1 - self.abar) / self.abar)
         return found
 
     def step_of(self, deviation: float) -> int | None:
-        """The time whose noise is nearest to a deviation in units of the latent; None below that of time 0."""
+        """Return the time step whose noise is closest to a standard deviation in latent units.
+
+        Returns None for a deviation below that of time step 0.
+        """
         deviations = self.deviations
         if deviation < deviations[0]:
             return None
         return int(np.abs(deviations - deviation).argmin())
 
-    def original(self, noisy: NDArray[np.float32], said: NDArray[np.float32], time: int) -> NDArray[np.float32]:
-        """The latent under a noisy one, which is scaled as for its time, by what the network said of it."""
+    def original(self, noisy: NDArray[np.float32], predicted: NDArray[np.float32], time: int) -> NDArray[np.float32]:
+        """Return the latent without noise, given a noisy latent and what the network predicts for it.
+
+        noisy: scaled by sqrt(abar) of the time step.
+        """
         signal, noise = np.sqrt(self.abar[time]), np.sqrt(1 - self.abar[time])
-        found = signal * noisy - noise * said if self.prediction == VELOCITY else (noisy - noise * said) / signal
+        if self.prediction == VELOCITY:
+            found = signal * noisy - noise * predicted
+        else:
+            found = (noisy - noise * predicted) / signal
         result: NDArray[np.float32] = found.astype(np.float32)
         return result
 
     def renoised(
         self, noisy: NDArray[np.float32], original: NDArray[np.float32], time: int, later: int
     ) -> NDArray[np.float32]:
-        """The noisy latent of a time with the same noise, as it is at another: Song et al. 2021 (arXiv 2010.02502)."""
+        """Return the noisy latent of time step `later`, with the same noise as at time step `time`.
+
+        later: the time step of the next call, which has less noise.
+        Source: Song et al. 2021 (arXiv 2010.02502).
+        """
         noise = (noisy - np.sqrt(self.abar[time]) * original) / np.sqrt(1 - self.abar[time])
         found: NDArray[np.float32] = np.sqrt(self.abar[later]) * original + np.sqrt(1 - self.abar[later]) * noise
         return found.astype(np.float32)
 
 
 def times(first: int, steps: int) -> list[int]:
-    """Times of so many steps, equally spaced from the first down to 0, which itself is not one; fewer if they meet."""
+    """Return `steps` time steps, equally spaced from `first` down to 0, without 0 itself.
+
+    The result is shorter if rounding makes some of them equal.
+    """
     found = (round(first * (steps - step) / steps) for step in range(steps))
     return list(dict.fromkeys(found))
 
 
 def of_config(config: dict[str, Any], prediction: str) -> Schedule:
-    """The schedule of a scheduler's configuration in diffusers' form.
+    """Return the schedule of a scheduler configuration in diffusers' form.
 
-    What it does not name is Stable Diffusion's; prediction: where it names none.
-    Raises ModelMismatchError for one of another kind.
+    config: entries that are missing have the values of Stable Diffusion.
+    prediction: what the network predicts if the configuration does not say.
+    Raises ModelMismatchError for a schedule that this package cannot use.
     """
     found = STABLE_DIFFUSION | {"prediction_type": prediction} | config
     known = (
@@ -91,8 +114,9 @@ def of_config(config: dict[str, Any], prediction: str) -> Schedule:
     )
     if not known:
         msg = (
-            f"a schedule {found['beta_schedule']!r} with prediction {found['prediction_type']!r} is none that can be "
-            "used: scaled_linear or linear, epsilon or v_prediction, betas neither trained nor rescaled"
+            f"cannot use the noise schedule {found['beta_schedule']!r} with prediction {found['prediction_type']!r}: "
+            "the schedule must be scaled_linear or linear, its betas neither trained nor rescaled, and the prediction "
+            "epsilon or v_prediction"
         )
         raise ModelMismatchError(msg)
     power = 0.5 if found["beta_schedule"] == "scaled_linear" else 1
@@ -104,9 +128,10 @@ def of_config(config: dict[str, Any], prediction: str) -> Schedule:
 
 
 def read(path: Path, prediction: str) -> Schedule:
-    """The schedule of a scheduler's configuration, Stable Diffusion's if there is no such file.
+    """Read the schedule from a scheduler configuration file.  Returns that of Stable Diffusion if there is no file.
 
-    prediction: where nothing says it.   Raises ModelMismatchError for a file that cannot be used.
+    prediction: what the network predicts if the file does not say.
+    Raises ModelMismatchError for a file that cannot be used.
     """
     try:
         config = json.loads(path.read_text("utf-8")) if path.is_file() else {}
@@ -115,9 +140,9 @@ def read(path: Path, prediction: str) -> Schedule:
         msg = f"{path}: {exc}"
         raise ModelMismatchError(msg) from exc
     except (OSError, ValueError, TypeError, KeyError) as exc:
-        msg = f"{path} cannot be read: {exc}"
+        msg = f"cannot read the scheduler configuration {path}: {exc}"
         raise ModelMismatchError(msg) from exc
 
 
 LEAST: Final = float(of_config({}, EPSILON).deviations[0])
-"""The least noise that a denoiser has learnt to see, in units of the latent: that of Stable Diffusion's time 0."""
+"""Smallest noise that a denoiser is trained on, in latent units: the noise of Stable Diffusion's time step 0."""

@@ -1,272 +1,200 @@
-"""Find a model's weights, check that they are the right ones, and build the network once per process.
+"""Choose the network for a file, check its weights, and build it once in each process.
 
-Denoisers too, which no file names: what is on this machine is used, as the settings say.
+Denoisers are chosen here too.  No file names a denoiser: the settings decide among those that are on this machine.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
+import sys
 import threading
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
-
-from .. import settings
+from .. import registry, settings
 from ..errors import BackendError, ModelMismatchError, ModelNotFoundError
 from ..latent import spaces
-from . import cards, schedule, search
+from . import hashes, hub, local, schedule
+from .base import DifferentiableAutoencoder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Hashable
     from pathlib import Path
 
-    from numpy.typing import NDArray
+    from .base import Autoencoder, Denoiser
 
-    from ..latent.noise import Noise
-    from .cards import ModelCard
-    from .unet import UNet
-
-WEIGHTS: Final = spaces.WEIGHTS
-HASH_LENGTH: Final = 16
-DECODER: Final = "decoder."
-AFTER_QUANTISER: Final = "post_quant_conv."
-
-# Dtype names of NumPy and torch in the spelling of safetensors, which the hash is defined on.
-_DTYPES: Final = {
-    "bool": "BOOL",
-    **{f"float{bits}": f"F{bits}" for bits in (16, 32, 64)},
-    **{f"int{bits}": f"I{bits}" for bits in (8, 16, 32, 64)},
-    **{f"uint{bits}": f"U{bits}" for bits in (8, 16, 32, 64)},
-    "bfloat16": "BF16",
-    "float8_e4m3fn": "F8_E4M3",
-    "float8_e5m2": "F8_E5M2",
-}
+T = TypeVar("T")
 
 
-Progress: TypeAlias = "Callable[[int, int], None]"
-"""Called with (tiles done, tiles in all) after every tile; a denoiser counts its tiles once for every step."""
+class Store:
+    """What this module has built or computed in this process: networks by kind and settings, hashes by file.
 
-
-class Autoencoder(Protocol):
-    """What the rest of the package knows of a network.   hash: of its decoder (SPEC 7.2), hexadecimal."""
-
-    hash: str
-
-    def encode(self, pixels: NDArray[np.uint8], progress: Progress | None = None) -> NDArray[np.float32]:
-        """Pixels uint8 (H, W, 3) -> latent float32 (C, h, w)."""
-
-    def decode(self, latent: NDArray[np.float32], rate: int, progress: Progress | None = None) -> NDArray[np.uint8]:
-        """Latent float32 (C, h, w), quantised at a rate code -> pixels uint8 (factor * h, factor * w, 3)."""
-
-    def squared_error(
-        self, latent: NDArray[np.float32], rate: int, pixels: NDArray[np.uint8]
-    ) -> tuple[float, NDArray[np.float32]]:
-        """Squared error, in all, of the picture that a latent decodes to; its gradient by the latent.
-
-        Of pixels in 0..1, uint8 (H, W, 3) as they were given to `encode`.
-        """
-
-    def curvature(self, latent: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
-        """Second derivative of the squared error by a value of each channel: float32 (C,), about."""
-
-
-class Denoiser(Protocol):
-    """What the rest of the package knows of a denoiser.   name: what `image.info` says of it."""
-
-    name: str
-
-    def denoise(
-        self, latent: NDArray[np.float32], noise: Noise, steps: int, progress: Progress | None = None
-    ) -> NDArray[np.float32]:
-        """A latent float32 (C, h, w) less what the quantiser did to it, the same shape.  Deterministic.
-
-        steps: calls of the network, 1 or more, for denoisers that have a choice.
-        """
-
-
-def tensor_hash(tensors: Mapping[str, NDArray[np.generic]]) -> bytes:
-    """First 16 bytes of SHA-256 over the canonical listing of tensors (SPEC 7.2).
-
-    The listing has, for each tensor in the order of the names' UTF-8 bytes: name, 0, dtype as safetensors spells
-    it, 0, shape in decimal with commas between, 0, the values little-endian in C order.  The same weights saved by
-    another tool have the same hash.
+    Thread-safe.  A forked child starts with an empty store, because the threads of a network's run time do not
+    survive a fork.
     """
-    return _listing_hash(
-        (name, _DTYPES[t.dtype.name], t.shape, np.ascontiguousarray(t, dtype=t.dtype.newbyteorder("<")).data)
-        for name, t in tensors.items()
-    )
+
+    def __init__(self) -> None:
+        self._networks: dict[Hashable, Any] = {}
+        self._hashes: dict[Hashable, str] = {}
+        self._lock = threading.RLock()
+
+    def network(self, key: Hashable, build: Callable[[], T]) -> T:
+        """Return the network of a key; `build` makes it at the first call."""
+        with self._lock:
+            if key not in self._networks:
+                self._networks[key] = build()
+            found: T = self._networks[key]
+            return found
+
+    def hash_of_file(self, path: Path, compute: Callable[[], str]) -> str:
+        """Return a hash that belongs to a file; `compute` makes it at the first call and after a change of the file."""
+        state = path.stat()
+        key = path, state.st_mtime_ns, state.st_size
+        if key not in self._hashes:
+            self._hashes[key] = compute()
+        return self._hashes[key]
+
+    def release(self) -> None:
+        """Forget all networks, so that their memory is freed when no decode uses them any more."""
+        with self._lock:
+            self._networks.clear()
+
+    def after_fork(self) -> None:
+        """Make the store of a forked child usable: a new lock, no network."""
+        self._lock = threading.RLock()
+        self._networks = {}
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.get_num_threads() > 1:
+            # The threads of the parent's pool do not exist here, and torch would wait for them for ever.
+            torch.set_num_threads(1)
 
 
-def module_hash(autoencoder: Any) -> str:
-    """Hash of the decoder of an autoencoder that a program has loaded: diffusers' layout (SPEC 7.2), hexadecimal.
+STORE = Store()
 
-    autoencoder: anything whose `state_dict()` gives torch tensors, on any device.  The hash is that of the dtype that
-    they have: weights that were converted when they were loaded are other weights.
-    Raises ValueError for an object without a decoder, or whose tensors hold no values or have a dtype that safetensors
-    has no name for.
-    """
-    listing = []
-    for name, tensor in autoencoder.state_dict().items():
-        if not name.startswith((DECODER, AFTER_QUANTISER)):
-            continue
-        dtype = _DTYPES.get(str(tensor.dtype).removeprefix("torch."))
-        if dtype is None or tensor.is_meta:
-            msg = f"tensor {name} has {'no values' if tensor.is_meta else f'the dtype {tensor.dtype}, which no file can have'}"
-            raise ValueError(msg)
-        listing.append((name.removeprefix(DECODER), dtype, tuple(tensor.shape), _values(tensor)))
-    if not listing:
-        msg = (
-            f"{type(autoencoder).__name__} has no decoder in diffusers' layout: no tensor's name begins with {DECODER}"
-        )
-        raise ValueError(msg)
-    return _listing_hash(listing).hex()
-
-
-def _values(tensor: Any) -> memoryview:
-    """Little-endian bytes of a tensor, in C order: as integers, since NumPy lacks some of torch's types."""
-    import torch
-
-    word = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
-    values = tensor.detach().cpu().contiguous().flatten().view(word).numpy()
-    return np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<")).data
-
-
-def _listing_hash(listing: Iterable[tuple[str, str, Sequence[int], bytes | memoryview]]) -> bytes:
-    """The same from names, dtypes, shapes and values as they stand in the listing, in any order."""
-    digest = hashlib.sha256()
-    for name, dtype, shape, values in sorted(listing, key=lambda entry: entry[0].encode()):
-        digest.update(f"{name}\0{dtype}\0{','.join(map(str, shape))}\0".encode())
-        digest.update(values)
-    return digest.digest()[:HASH_LENGTH]
-
-
-_loaded: dict[tuple[str, ...], Autoencoder] = {}
-_unets: dict[tuple[str, ...], UNet] = {}
-_small: dict[tuple[str, str], Denoiser] = {}
-_hashes: dict[tuple[Path, int, int], str] = {}
-_lock = threading.RLock()
-
-
-def load(card: ModelCard) -> Autoencoder:
-    """The network of a card, on the device of the settings in force, built at the first call.  Thread-safe.
-
-    Raises ModelNotFoundError, ModelMismatchError if the weights' hash is not the card's, BackendError without torch.
-    """
-    options = settings.current()
-    folder = search.find(card) if card.repositories else WEIGHTS
-    key = card.name, options.device, options.dtype, str(folder)
-    with _lock:
-        if key not in _loaded:
-            _loaded[key] = _build(card, folder)
-        return _loaded[key]
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=STORE.after_fork)
 
 
 def release() -> None:
-    """Forget all networks, so that their memory can be freed once no decode uses them."""
-    with _lock:
-        _loaded.clear()
-        _unets.clear()
-        _small.clear()
+    """Free the memory of all networks.  They are built again when they are needed."""
+    STORE.release()
 
 
-def has_denoiser(space: str) -> bool:
-    """Whether there is any denoiser of a latent space, be it on this machine or not."""
-    return space in cards.DENOISERS or any(card.unet and card.space == space for card in cards.CARDS)
+# Autoencoders
 
 
-def load_denoiser(space: str) -> Denoiser | None:
-    """The denoiser that the settings want for a latent space, built at the first call; None for none.  Thread-safe.
+def load(model: registry.Model) -> Autoencoder:
+    """Return the network of a model, on the device of the settings in force.
 
-    None too for a space that no denoiser was made for.  Raises ModelNotFoundError, which names the command that
-    fetches it, for one that is asked for by name and is not on this machine; ModelMismatchError, BackendError.
+    Raises ModelNotFoundError, ModelMismatchError if the weights' hash is not the registry's, BackendError if a package
+    is missing.
     """
-    choice = settings.current().denoise
-    if choice == "off" or not has_denoiser(space):
-        return None
-    if choice != "small":
-        found = _load_unet(space)
-        if found is not None:
-            from . import unet
-
-            return unet.BuehlmannDenoiser(found) if choice == "buehlmann" else unet.UNetDenoiser(found)
-    if choice in {"unet", "buehlmann"}:
-        of_space = [card for card in cards.CARDS if card.unet and card.space == space]
-        if of_space:
-            raise search.denoiser_missing(next((card for card in of_space if search.local_unet(card)), of_space[0]))
-    elif space in cards.DENOISERS:
-        return _load_small(space)
-    if choice == "auto":
-        return None
-    msg = f"there is no denoiser {choice!r} for the latent space {space}"
-    raise ModelNotFoundError(msg, model_id=choice)
-
-
-def _load_small(space: str) -> Denoiser:
-    """Our own denoiser of a latent space.  Raises ModelNotFoundError, ModelMismatchError, BackendError."""
-    name, device = f"{space}-denoiser", settings.current().device
-    with _lock:
-        if (name, device) not in _small:
-            tensors = spaces.read_arrays(name, cards.DENOISERS[space])
-            try:
-                from . import denoiser
-            except ImportError as exc:
-                raise _no_torch() from exc
-            _small[name, device] = denoiser.SmallDenoiser(name, tensors, device)
-        return _small[name, device]
-
-
-def _load_unet(space: str) -> UNet | None:
-    """The first UNet of a latent space that is on this machine with all its parts; None if none is."""
     options = settings.current()
-    for card in cards.CARDS:
-        files = search.local_denoiser(card) if card.unet and card.space == space else None
-        if card.unet is None or files is None:
-            continue
-        key = card.name, options.device, options.dtype, *map(str, files)
-        with _lock:
-            if key not in _unets:
-                try:
-                    from . import unet
-                except ImportError as exc:
-                    raise _no_diffusers(card) from exc
-                plan = schedule.read(files.scheduler, card.unet.prediction)
-                space_of = spaces.by_name(space)
-                _unets[key] = unet.UNet(card.name, files, space_of, plan, options.device, options.dtype)
-            return _unets[key]
-    return None
+    if model.weights is not None:
+        if options.device in {"auto", "cpu"}:
+            return _on_onnx(model, options.threads)
+        return _on_torch(model, model.weights, options.device)
+    folder = hub.find(model)
+    key = model.name, options.device, options.dtype, str(folder)
+    return STORE.network(key, lambda: _diffusers(model, folder, options.device, options.dtype))
 
 
-def hash_of(card: ModelCard) -> str:
-    """Hash of a model's decoder, hexadecimal: the card's, else that of the weights that are found.
+def load_differentiable(model: registry.Model) -> DifferentiableAutoencoder:
+    """Return the network of a model in a form that gives gradients, which needs PyTorch.  Errors as for `load`."""
+    if model.weights is not None:
+        device = settings.current().device
+        return _on_torch(model, model.weights, "cpu" if device == "auto" else device)
+    network = load(model)
+    assert isinstance(network, DifferentiableAutoencoder)
+    return network
+
+
+def _on_onnx(model: registry.Model, threads: int | None) -> Autoencoder:
+    """A model that ships in the package, on ONNX Runtime."""
+    try:
+        from .networks import onnx
+    except ImportError as exc:
+        msg = "encoding and decoding .sdl pictures needs ONNX Runtime: pip install onnxruntime"
+        raise BackendError(msg) from exc
+    count = threads or onnx.default_threads()
+
+    def build() -> Autoencoder:
+        assert model.weights is not None
+        assert model.graphs is not None
+        for stored in (model.weights, model.graphs.encoder, model.graphs.decoder):
+            _checked_bytes(model, stored)
+        return onnx.OnnxAutoencoder(model, count)
+
+    return STORE.network((model.name, "onnx", count), build)
+
+
+def _on_torch(model: registry.Model, weights: registry.StoredFile, device: str) -> DifferentiableAutoencoder:
+    """A model that ships in the package, on PyTorch."""
+
+    def build() -> DifferentiableAutoencoder:
+        data = _checked_bytes(model, weights)
+        try:
+            from .networks import embedded
+        except ImportError as exc:
+            raise no_torch() from exc
+        from safetensors.numpy import load as load_arrays
+
+        return embedded.EmbeddedModel(load_arrays(data), device, model.hash)
+
+    return STORE.network((model.name, "torch", device), build)
+
+
+def _diffusers(model: registry.Model, folder: Path, device: str, dtype: str) -> Autoencoder:
+    found = _folder_hash(folder, model)
+    if model.hash:
+        _compare(folder, model.name, model.hash, found)
+    try:
+        from .networks import autoencoders
+    except ImportError as exc:
+        raise _no_diffusers(model) from exc
+    network = autoencoders.NETWORKS[model.network]
+    return network(folder, registry.space(model.space), device, dtype, found)
+
+
+def hash_of(model: registry.Model) -> str:
+    """Return the hash of a model's decoder, hexadecimal: the registry's, else that of the weights that are found.
 
     Raises ModelNotFoundError, ModelMismatchError.
     """
-    return card.hash or _hash_of(search.find(card), card)
+    return model.hash or _folder_hash(hub.find(model), model)
 
 
-def choose(model: bytes, space: str) -> ModelCard:
-    """The card that decodes a file: of the model with that hash, else of another of its latent space.
+def choose(model_hash: bytes, space: str) -> registry.Model:
+    """Return the model that decodes a file: the one with that hash, else another one of its latent space.
 
-    Among others, those on this machine come first, in the order of the table.  Raises ModelNotFoundError.
+    Among the others, those on this machine come first, in the order of the registry.  The embedded space has one
+    model only, whose weights are not frozen yet, so no other model stands in for it (SPEC 7.1).
+    Raises ModelNotFoundError.
     """
-    of_space = [card for card in cards.CARDS if card.space == space]
-    wanted = model.hex()
-    for card in of_space:
-        if card.hash == wanted and (not card.repositories or settings.current().download or search.local(card)):
-            return card
-    present = [card for card in of_space if not card.repositories or search.local(card)]
-    for card in present:
-        if hash_of(card) == wanted:
-            return card
+    of_space = [model for model in registry.load().models if model.space == space]
+    wanted = model_hash.hex()
+    for model in of_space:
+        if model.hash == wanted and (model.weights or settings.current().download or local.autoencoder(model)):
+            return model
+    if space == registry.EMBEDDED:
+        msg = (
+            f"the file was written with another release of the embedded model: its hash is {wanted}, that of this "
+            f"release is {registry.model(space).hash}; install the release of pillow-sdl that wrote it"
+        )
+        raise ModelNotFoundError(msg, model_id=wanted)
+    present = [model for model in of_space if model.weights or local.autoencoder(model)]
+    for model in present:
+        if hash_of(model) == wanted:
+            return model
     if present:
         return present[0]
     if of_space and settings.current().download:
         return of_space[0]
-    msg = f"no model of the latent space {space} is on this machine: the file was made with model {wanted}"
+    msg = f"no model of the latent space {space} is on this machine; the file was made with model {wanted}"
     where: tuple[str, ...] = ()
     if of_space:
-        where = search.searched(of_space[0])
-        names = ", ".join(card.name for card in of_space)
+        where = local.searched(of_space[0])
+        names = ", ".join(model.name for model in of_space)
         msg += (
             f"; any of {names} decodes it; searched: {', '.join(where)}; "
             f"`sdl models fetch {of_space[0].name}` downloads one ({of_space[0].megabytes} MB)"
@@ -274,82 +202,140 @@ def choose(model: bytes, space: str) -> ModelCard:
     raise ModelNotFoundError(msg, model_id=wanted, searched=where)
 
 
-def _build(card: ModelCard, folder: Path) -> Autoencoder:
-    options = settings.current()
-    if card.architecture != "embedded":
-        found = _hash_of(folder, card)
-        if card.hash:
-            _compare(folder, card.name, card.hash, found)
+def name_of(model_hash: bytes, space: str) -> str | None:
+    """Return the name of the model with that hash, None if no model on this machine has it."""
+    wanted = model_hash.hex()
+    for model in registry.load().models:
+        if model.space == space:
+            found = model.hash
+            if not found and (folder := local.autoencoder(model)):
+                found = _folder_hash(folder, model)
+            if found == wanted:
+                return model.name
+    return None
+
+
+# Denoisers
+
+
+def has_denoiser(space: str) -> bool:
+    """Whether there is any denoiser of a latent space, on this machine or elsewhere."""
+    return registry.space(space).denoiser is not None or any(_with_unet(space))
+
+
+def load_denoiser(space: str) -> Denoiser | None:
+    """Return the denoiser that the settings choose for a latent space, None for none or if the space has none.
+
+    Raises ModelNotFoundError, which names the command that fetches it, for one that is asked for by name and is not on
+    this machine; ModelMismatchError; BackendError.
+    """
+    choice = settings.current().denoise
+    if choice == "off" or not has_denoiser(space):
+        return None
+    if choice != "small" and (found := _unet(space, choice)) is not None:
+        return found
+    with_unet = _with_unet(space)
+    if choice in {"unet", "buehlmann"}:
+        if with_unet:
+            raise local.denoiser_missing(next((model for model in with_unet if local.unet(model)), with_unet[0]))
+    elif registry.space(space).denoiser is not None:
+        return _small(space)
+    if choice == "auto":
+        return None
+    msg = f"there is no denoiser {choice!r} for the latent space {space}"
+    raise ModelNotFoundError(msg, model_id=choice)
+
+
+def _with_unet(space: str) -> list[registry.Model]:
+    return [model for model in registry.load().models if model.unet and model.space == space]
+
+
+def _small(space: str) -> Denoiser:
+    """Our own denoiser of a latent space.  Raises ModelNotFoundError, ModelMismatchError, BackendError."""
+    device = settings.current().device
+    stored = registry.space(space).denoiser
+    assert stored is not None
+
+    def build() -> Denoiser:
+        tensors = spaces.read_arrays(stored)
         try:
-            from . import diffusion
+            from .networks import denoiser
         except ImportError as exc:
-            raise _no_diffusers(card) from exc
-        network = diffusion.ARCHITECTURES[card.architecture]
-        return network(folder, spaces.by_name(card.space), options.device, options.dtype, found)
-    tensors = _read(card)
-    try:
-        from . import embedded
-    except ImportError as exc:
-        raise _no_torch() from exc
-    return embedded.EmbeddedModel(tensors, options.device, card.hash)
+            raise no_torch() from exc
+        return denoiser.SmallDenoiser(f"{space}-denoiser", tensors, device)
+
+    return STORE.network(("small denoiser", space, device), build)
 
 
-def _no_torch() -> BackendError:
-    return BackendError("encoding and decoding .sdl pictures needs PyTorch: pip install torch")
-
-
-def _no_diffusers(card: ModelCard) -> BackendError:
-    return BackendError(f"model {card.name} needs diffusers: pip install 'pillow-sdl[diffusion]'")
-
-
-def _hash_of(folder: Path, card: ModelCard) -> str:
-    """Hash of the decoder in a folder in diffusers' layout: tensors of `decoder.`, without it, and `post_quant_conv.`."""
-    from safetensors import SafetensorError, deserialize
-
-    path = search.weights_file(folder)
-    if path is None:
-        msg = f"the weights of model {card.name} are missing: {folder}"
-        raise ModelNotFoundError(msg, model_id=card.hash or card.name, searched=(str(folder),))
-    state = path.stat()
-    key = path, state.st_mtime_ns, state.st_size
-    if key not in _hashes:
+def _unet(space: str, choice: str) -> Denoiser | None:
+    """The first UNet of a latent space that is on this machine with all its parts, None if there is none."""
+    options = settings.current()
+    for model in _with_unet(space):
+        files = local.denoiser(model)
+        if model.unet is None or files is None:
+            continue
         try:
-            # Not as arrays: much of the world's weights are bfloat16, which NumPy has not.
-            tensors = deserialize(path.read_bytes())  # type: ignore[no-untyped-call]
-        except (SafetensorError, OSError) as exc:
-            msg = f"the weights of model {card.name} cannot be read: {path}: {exc}"
-            raise ModelMismatchError(msg, expected=card.hash) from exc
-        listing = (
-            (name.removeprefix(DECODER), tensor["dtype"], tensor["shape"], tensor["data"])
-            for name, tensor in tensors
-            if name.startswith((DECODER, AFTER_QUANTISER))
+            from .networks import unet
+        except ImportError as exc:
+            raise _no_diffusers(model) from exc
+        plan = schedule.read(files.scheduler, model.unet.prediction)
+        network = STORE.network(
+            ("unet", model.name, options.device, options.dtype, *map(str, files)),
+            lambda: unet.UNet(model.name, files, registry.space(space), plan, options.device, options.dtype),  # noqa: B023  called at once
         )
-        _hashes[key] = _listing_hash(listing).hex()
-    return _hashes[key]
+        return unet.BuehlmannDenoiser(network) if choice == "buehlmann" else unet.UNetDenoiser(network)
+    return None
 
 
-def _read(card: ModelCard) -> dict[str, NDArray[np.generic]]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
+# Weights
 
-    path = WEIGHTS / card.file
+
+def no_torch() -> BackendError:
+    """Return the error for a task that needs PyTorch."""
+    return BackendError("this needs PyTorch: pip install 'pillow-sdl[torch]'")
+
+
+def _no_diffusers(model: registry.Model) -> BackendError:
+    return BackendError(f"model {model.name} needs diffusers: pip install 'pillow-sdl[diffusion]'")
+
+
+def _folder_hash(folder: Path, model: registry.Model) -> str:
+    """The hash of the decoder in a folder in diffusers' layout, hexadecimal."""
+    path = local.weights_file(folder)
+    if path is None:
+        msg = f"the weights of model {model.name} are missing: {folder}"
+        raise ModelNotFoundError(msg, model_id=model.hash or model.name, searched=(str(folder),))
+
+    def compute() -> str:
+        from safetensors import SafetensorError, deserialize
+
+        try:
+            # Not as arrays: many weights are bfloat16, which NumPy does not have.
+            tensors = dict(deserialize(path.read_bytes()))  # type: ignore[no-untyped-call]
+        except (SafetensorError, OSError) as exc:
+            msg = f"the weights of model {model.name} cannot be read: {path}: {exc}"
+            raise ModelMismatchError(msg, expected=model.hash) from exc
+        listing = ((name, t["dtype"], t["shape"], t["data"]) for name, t in hashes.decoder_part(tensors).items())
+        return hashes.of_listing(listing).hex()
+
+    return STORE.hash_of_file(path, compute)
+
+
+def _checked_bytes(model: registry.Model, stored: registry.StoredFile) -> bytes:
+    """The bytes of a file of a model that ships in the package.
+
+    Raises ModelNotFoundError if it is missing, ModelMismatchError if its SHA-256 is not the registry's.
+    """
     try:
-        data = path.read_bytes()
+        data = stored.path.read_bytes()
     except FileNotFoundError as exc:
-        msg = f"the weights of model {card.name} are missing: {path}; reinstall pillow-sdl"
-        raise ModelNotFoundError(msg, model_id=card.hash, searched=(str(path),)) from exc
-    try:
-        tensors: dict[str, NDArray[np.generic]] = load(data)
-    except (SafetensorError, KeyError, TypeError) as exc:  # the latter two: a dtype that NumPy has not, as bfloat16
-        msg = f"the weights of model {card.name} cannot be read: {path}; reinstall pillow-sdl"
-        raise ModelMismatchError(msg, expected=card.hash) from exc
-    decoder = {name.removeprefix(DECODER): t for name, t in tensors.items() if name.startswith(DECODER)}
-    _compare(path, card.name, card.hash, tensor_hash(decoder).hex())
-    _compare(path, card.name, card.sha256, hashlib.sha256(data).hexdigest())
-    return tensors
+        msg = f"the weights of model {model.name} are missing: {stored.path}; reinstall pillow-sdl"
+        raise ModelNotFoundError(msg, model_id=model.hash, searched=(str(stored.path),)) from exc
+    _compare(stored.path, model.name, stored.sha256, hashlib.sha256(data).hexdigest())
+    return data
 
 
 def _compare(path: Path, name: str, expected: str, found: str) -> None:
     if found != expected:
-        msg = f"the weights in {path} have hash {found}; model {name} has {expected}"
+        msg = f"the file {path} of model {name} has hash {found}; the registry names {expected}"
         raise ModelMismatchError(msg, expected=expected, found=found)

@@ -1,7 +1,7 @@
-"""Overlapped tiles: bounded memory for any size.  Plain Python; knows nothing of networks.
+"""Overlapping tiles, which bound memory for pictures of any size.  Standard library only.
 
-A tile is computed with a margin on every side where the picture goes on, and only its core is kept.  With a margin
-that covers the network's receptive field the tiles join without a seam and without blending.
+A tile is computed with a margin on every side where the picture continues, and only its core is kept.  If the margin
+covers the network's receptive field, the tiles join without seams and without blending.
 """
 
 from __future__ import annotations
@@ -9,14 +9,17 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 CORE: Final = 96
-"""Latent positions along a side of a tile that are kept."""
+"""Latent positions along each side of a tile's core."""
 
 WHOLE: Final = 4096
-"""Latent positions of a picture that is still done in one piece: 1 megapixel at 16 pixels a position."""
+"""Largest number of latent positions of a picture that is computed in one piece: 1 megapixel at a factor of 16."""
 
 
 class Span(NamedTuple):
-    """A stretch of one axis: positions start..stop are computed, keep_start..keep_stop of the axis are kept."""
+    """The extent of a tile on one axis.
+
+    Positions start to stop (exclusive) of the axis are computed, keep_start to keep_stop (exclusive) are kept.
+    """
 
     start: int
     stop: int
@@ -25,22 +28,25 @@ class Span(NamedTuple):
 
     @property
     def computed(self) -> slice:
-        """What is computed, as a part of the axis."""
+        """The computed positions, relative to the axis."""
         return slice(self.start, self.stop)
 
     @property
     def place(self) -> slice:
-        """What is kept, as a part of the axis."""
+        """The kept positions, relative to the axis."""
         return slice(self.keep_start, self.keep_stop)
 
     @property
     def kept(self) -> slice:
-        """What is kept, as a part of what is computed."""
+        """The kept positions, relative to the computed ones."""
         return slice(self.keep_start - self.start, self.keep_stop - self.start)
 
 
 def spans(length: int, core: int, margin: int) -> list[Span]:
-    """Stretches whose kept parts cover 0..length once, in order.  length, core >= 1; margin >= 0."""
+    """Return spans whose kept parts cover an axis of `length` positions exactly once, in order.
+
+    length: at least 1.   core: positions that each span keeps, at least 1.   margin: at least 0.
+    """
     return [
         Span(max(0, first - margin), min(length, first + core + margin), first, min(length, first + core))
         for first in range(0, length, core)
@@ -48,7 +54,11 @@ def spans(length: int, core: int, margin: int) -> list[Span]:
 
 
 def tiles(height: int, width: int, margin: int, core: int | None = None) -> list[tuple[Span, Span]]:
-    """Tiles (rows, columns) of a latent of height x width positions: one if it is small enough, else many."""
+    """Return the tiles (rows, columns) of a latent of height x width positions, row by row.
+
+    A latent of at most `WHOLE` positions is one tile.
+    core: positions along each side of a tile's core, `CORE` if None.
+    """
     core = core or CORE
     if height * width <= WHOLE:
         return [(Span(0, height, 0, height), Span(0, width, 0, width))]

@@ -1,0 +1,225 @@
+"""Decode: a file to symbols, a latent, a preview or pixels.
+
+Only `decode` runs a network.  Everything else works with NumPy alone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import numpy as np
+
+from . import registry, settings
+from .errors import LimitError, ModelError
+from .format import alpha as alpha_plane
+from .format import container, metadata
+from .format.container import Container, Header, Mode, Name
+from .latent import preview as linear
+from .latent import quantizers, spaces
+from .latent.base import Coded, Quantized
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+LUMA: Final = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in a grey value: ITU-R BT.601, as in Pillow's conversion to L."""
+
+
+class Decoded(NamedTuple):
+    """A decoded picture and what made it.
+
+    pixels: uint8 (H, W, bands of the mode).
+    decoder: name of the model, or "NAME in place of HASH" if it is not the file's own but another of its space.
+    denoiser: name of the denoiser that ran before it, None if none did.
+    """
+
+    pixels: NDArray[np.uint8]
+    decoder: str
+    denoiser: str | None
+
+
+def quantized(file: Container) -> Quantized:
+    """Return the quantized latent of a file.  Needs no network.
+
+    Raises UnsupportedError for a latent space, quantizer or payload method that this reader lacks, MalformedError,
+    LimitError, and ModelNotFoundError for a file of another release of the embedded model (SPEC 7.1).
+    """
+    header = file.header
+    check_limit(header)
+    quantizer, space = quantizers.by_code(header.quantizer), spaces.by_code(header.space)
+    quantizer.check_space(space)
+    if space.name == registry.EMBEDDED:
+        from .models import store
+
+        store.choose(header.model, space.name)  # Tables of another release would give other symbols.
+    latent = file.get(Name.LATENT)
+    assert latent is not None  # rule S-05, checked by container.read
+    coded = Coded(header.rate, header.payload, latent, file.get(Name.PALETTE))
+    return quantizer.decode(coded, space, spaces.shape(space, header.width, header.height))
+
+
+def check_limit(header: Header) -> None:
+    """Raise LimitError for a picture of more pixels than the setting `max_pixels` allows."""
+    limit = settings.current().max_pixels
+    if limit is not None and header.width * header.height > limit:
+        msg = (
+            f"a picture of {header.width} x {header.height} has more pixels than the setting max_pixels allows, {limit}"
+        )
+        raise LimitError(msg)
+
+
+def read_symbols(file: Container) -> NDArray[np.int16]:
+    """Return the symbols of a file, int16 (C, h, w), bit-exact on every machine.  Needs no network.
+
+    They are multiples of the steps; with a palette they are the levels 0..255 of the vectors that the indices name.
+    """
+    return quantized(file).symbols
+
+
+def read_latent(file: Container) -> NDArray[np.float32]:
+    """Return the dequantized latent, float32 (C, h, w), not denoised.  Needs no network."""
+    return quantized(file).dequantize()
+
+
+def verify(file: Container) -> None:
+    """Decode everything that needs no network: symbols, alpha, metadata.  Raises SdlError if any of it is wrong."""
+    quantized(file)
+    _alpha(file)
+    for section in file.sections:
+        if section.name in container.METADATA:
+            metadata.unpack(section.data, section=section.label)
+
+
+def decode(file: Container) -> Decoded:
+    """Decode a file with its own network, or with another one of its latent space.
+
+    The latent is denoised first if the settings say so (SPEC 8.7).
+    Raises SdlError: MalformedError and its like for the file, ModelError, BackendError.
+    """
+    from .models import schedule, store
+
+    header, options = file.header, settings.current()
+    space = spaces.by_code(header.space)
+    alpha = _alpha(file)
+    found = quantized(file)
+    model = store.choose(header.model, space.name)
+    network = store.load(model)
+    latent = found.dequantize()
+    # A denoiser is not even loaded if there is nothing to remove.
+    denoiser = store.load_denoiser(space.name) if found.noise.deviation >= schedule.LEAST else None
+    if denoiser is not None:
+        latent = denoiser.denoise(latent, found.noise, int(options.denoise_steps), options.progress)
+    colour = network.decode(latent, found.rate, options.progress)[: header.height, : header.width]
+    own = header.model.hex()
+    name = model.name if network.hash == own else f"{model.name} in place of {own}"
+    return Decoded(_assemble(colour, alpha, header.mode), name, None if denoiser is None else denoiser.name)
+
+
+def _alpha(file: Container) -> NDArray[np.uint8] | None:
+    data = file.get(Name.ALPHA)
+    return None if data is None else alpha_plane.decode(data, file.header.width, file.header.height)
+
+
+def _assemble(colour: NDArray[np.uint8], alpha: NDArray[np.uint8] | None, mode: Mode) -> NDArray[np.uint8]:
+    """Return the bands of a mode, uint8 (H, W, bands), from colour (H, W, 3) and alpha (H, W)."""
+    if mode in (Mode.L, Mode.LA):
+        grey = np.empty((*colour.shape[:2], 1), np.uint8)
+        for row, line in zip(grey, colour, strict=True):  # One row at a time: floats take four times the memory.
+            row[:, 0] = np.rint(line @ np.array(LUMA, np.float32))
+        colour = grey
+    return colour if alpha is None else np.concatenate([colour, alpha[:, :, None]], axis=2)
+
+
+# Preview
+
+
+def preview_reduction(header: Header, scale: int) -> int:
+    """Return how many pixels of the picture, on each axis, one pixel of a preview stands for.
+
+    scale: pixels of the preview for each latent position.
+    """
+    return spaces.by_code(header.space).factor // scale
+
+
+def preview_size(header: Header, scale: int) -> tuple[int, int]:
+    """Return (width, height) of the preview with `scale` pixels for each latent position."""
+    reduction = preview_reduction(header, scale)
+    return -(-header.width // reduction), -(-header.height // reduction)
+
+
+def preview_scale(header: Header, width: float, height: float) -> int | None:
+    """Return the smallest scale whose preview has at least width x height pixels, None if there is none.
+
+    A preview has at most half the picture's size on each axis, because a larger one would only be blurred.
+    """
+    for scale in linear.SCALES:
+        if preview_reduction(header, scale) < 2:
+            continue
+        found = preview_size(header, scale)
+        if found[0] >= width and found[1] >= height:
+            return scale
+    return None
+
+
+def preview(file: Container, scale: int) -> NDArray[np.uint8]:
+    """Return a small picture without a network, uint8 (H', W', bands of the mode), of `preview_size`."""
+    header = file.header
+    width, height = preview_size(header, scale)
+    tables = spaces.tables(spaces.by_code(header.space))
+    colour = linear.preview(read_latent(file), tables, scale)[:height, :width]
+    alpha = _alpha(file)
+    if alpha is not None:
+        reduction = preview_reduction(header, scale)
+        rows = np.minimum(np.arange(height) * reduction + reduction // 2, alpha.shape[0] - 1)
+        columns = np.minimum(np.arange(width) * reduction + reduction // 2, alpha.shape[1] - 1)
+        alpha = alpha[rows[:, None], columns]
+    return _assemble(colour, alpha, header.mode)
+
+
+# Description
+
+
+def inspect(file: Container) -> dict[str, Any]:
+    """Describe a file without decoding its payload.  The values are JSON types; `bytes` adds up to the file's size.
+
+    A name is None if this reader does not know the file's number.  `palette_size` and `dithered` are None for files
+    without a palette.  `model` is None if no model on this machine has the file's hash.
+    """
+    header = file.header
+    known = registry.load()
+    space = next((space for space in known.spaces if space.code == header.space), None)
+    entries = file.get(Name.PALETTE)
+    sizes = {"header": len(header.to_bytes())}
+    sizes |= {section.label: len(section.to_bytes()) for section in file.sections}
+    size = sum(sizes.values())
+    return {
+        "format_version": container.FORMAT_VERSION,
+        "width": header.width,
+        "height": header.height,
+        "mode": header.mode.name,
+        "model": space and _model_name(header, space),
+        "model_hash": header.model.hex(),
+        "latent_space": space and space.name,
+        "latent_shape": space and list(spaces.shape(space, header.width, header.height)),
+        "quantizer": _name_of(known.quantizers, header.quantizer),
+        "rate": header.rate,
+        "palette_size": entries[1] + 1 if entries and len(entries) > 1 else None,
+        "dithered": bool(entries[0] & 1) if entries else None,
+        "payload": _name_of(known.payloads, header.payload),
+        "size": size,
+        "bits_per_pixel": round(8 * size / (header.width * header.height), 6),
+        "bytes": sizes,
+    }
+
+
+def _name_of(numbers: dict[str, int], code: int) -> str | None:
+    return next((name for name, number in numbers.items() if number == code), None)
+
+
+def _model_name(header: Header, space: registry.Space) -> str | None:
+    from .models import store
+
+    try:
+        return store.name_of(header.model, space.name)
+    except ModelError:  # Weights that cannot be read have no hash.
+        return None

@@ -1,0 +1,164 @@
+"""Options of encoding, checked once at the edge."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final, SupportsIndex
+
+import numpy as np
+
+from . import registry
+from .errors import UnsupportedError
+from .format import container, metadata
+from .latent import palette, spaces
+from .latent.base import Choices
+from .latent.entropy import METHODS
+from .latent.quantizers import QUANTIZERS
+
+AUTO: Final = "auto"
+"""Payload option: take the method that gives the smaller file."""
+
+DEFAULT_QUALITY: Final = 50
+DEFAULT_EFFORT: Final = 5
+MAX_EFFORT: Final = 9
+
+REFINEMENTS: Final = (0, 0, 0, 0, 0, 0, 1, 2, 3, 6)
+"""Passes through the decoder's gradient, by effort."""
+
+TUNES: Final = {"look": 0.0, "psnr": 0.05}
+"""What symbols are chosen for, and the squared steps that one bit is then worth."""
+
+MAX_TARGET: Final = 2**40
+"""Largest `target_bytes`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodeOptions:
+    """How a picture is encoded.
+
+    quality: whole number from 0 (fewest bytes) to 100.  The default is 50, if target_bytes is not given either.
+    target_bytes: the file takes at most this many bytes, and at least 97 % of them if the best quality takes as much.
+    model: name of a model in the registry.
+    payload: "zstd", "range", or "auto" for the smaller one.
+    quantizer: "scalar", or "palette" for models with 4 latent channels.  "palette" excludes quality, payload "range"
+    and tune "psnr"; effort has no effect; target_bytes looks for the largest palette.
+    palette_size: most entries of the palette, 1 to 256.   dither: whether "palette" passes errors on to neighbours.
+    effort: 0 (fastest) to 9.  Effort 0 writes payload "zstd" unless payload says otherwise.  Efforts 6 to 9 refine the
+    latent through the decoder's gradient, which saves bytes at equal PSNR and takes 10 to 60 times as long.
+    tune: "look", or "psnr" for fewer bytes at equal PSNR and a slightly smoother picture.
+    icc_profile, exif, xmp: bytes to store; empty for none; at most 16 MiB each.
+    Raises ValueError, which says what is allowed.
+    """
+
+    quality: int | None = None
+    target_bytes: int | None = None
+    model: str = registry.EMBEDDED
+    quantizer: str = "scalar"
+    palette_size: int = palette.MAX_SIZE
+    dither: bool = True
+    payload: str = AUTO
+    effort: int = DEFAULT_EFFORT
+    tune: str = "look"
+    icc_profile: bytes = b""
+    exif: bytes = b""
+    xmp: bytes = b""
+
+    def __post_init__(self) -> None:
+        if self.quality is not None:
+            _check_whole("quality", self.quality, 0, 100)
+        if self.target_bytes is not None:
+            _check_whole("target_bytes", self.target_bytes, 1, MAX_TARGET)
+        _check_whole("effort", self.effort, 0, MAX_EFFORT)
+        if self.quality is not None and self.target_bytes is not None:
+            msg = "quality and target_bytes exclude each other"
+            raise ValueError(msg)
+        registry.model(self.model)
+        _check_choice("quantizer", self.quantizer, tuple(QUANTIZERS))
+        _check_choice("payload", self.payload, (AUTO, *METHODS))
+        _check_choice("tune", self.tune, tuple(TUNES))
+        _check_whole("palette_size", self.palette_size, 1, palette.MAX_SIZE)
+        dither: Any = self.dither
+        if not isinstance(dither, (bool, np.bool_)):
+            msg = f"dither must be True or False, not {dither!r}"
+            raise ValueError(msg)  # noqa: TRY004  options of a wrong type are ValueErrors, as in Pillow's own formats
+        self._check_quantizer()
+        for option in METADATA:
+            value = getattr(self, option)
+            if not isinstance(value, bytes):
+                msg = f"{option} must be bytes, not {type(value).__name__}"
+                raise ValueError(msg)  # noqa: TRY004  options of a wrong type are ValueErrors, as in Pillow's own formats
+            if len(value) > metadata.MAX_LENGTH:
+                msg = f"{option} has {len(value)} bytes; at most {metadata.MAX_LENGTH} can be stored"
+                raise ValueError(msg)
+
+    def _check_quantizer(self) -> None:
+        """Raise ValueError for a model or for options that the quantizer does not take."""
+        quantizer = QUANTIZERS[self.quantizer]
+        for option, allowed in quantizer.excluded_options.items():
+            value = getattr(self, option)
+            if value not in allowed:
+                shown = " or ".join("nothing" if choice is None else str(choice) for choice in allowed)
+                msg = f'{option} must be {shown} with quantizer="{self.quantizer}", not {value!r}'
+                raise ValueError(msg)
+        try:
+            quantizer.check_space(self.space)
+        except UnsupportedError:
+            fitting = ", ".join(model.name for model in registry.load().models if _fits(self.quantizer, model))
+            msg = f'model {self.model!r} does not go with quantizer="{self.quantizer}", which takes {fitting}'
+            raise ValueError(msg) from None
+
+    @property
+    def space(self) -> registry.Space:
+        """The latent space of the model."""
+        return registry.space(registry.model(self.model).space)
+
+    @property
+    def rate(self) -> int:
+        """The rate code, 0..255, of the quality."""
+        return round(int(DEFAULT_QUALITY if self.quality is None else self.quality) * (spaces.RATES - 1) / 100)
+
+    @property
+    def refinements(self) -> int:
+        """Passes through the decoder's gradient."""
+        return REFINEMENTS[self.effort]
+
+    @property
+    def choices(self) -> Choices:
+        """What the quantizer is told."""
+        numbers = registry.load().payloads
+        if self.payload != AUTO:
+            payloads = (numbers[self.payload],)
+        else:
+            payloads = tuple(numbers.values()) if self.effort else (numbers["zstd"],)
+        return Choices(payloads=payloads, tune=TUNES[self.tune], dither=bool(self.dither))
+
+
+METADATA: Final = {"icc_profile": container.Name.ICC, "exif": container.Name.EXIF, "xmp": container.Name.XMP}
+"""Options that are stored in a section of their own."""
+
+SAVE_OPTIONS: Final = (
+    *("quality", "target_bytes", "effort", "payload", "tune"),
+    *("model", "quantizer", "palette_size", "dither"),
+)
+"""Options of `Image.save`, and of `sdl encode`, besides the metadata."""
+
+
+def _fits(quantizer: str, model: registry.Model) -> bool:
+    try:
+        QUANTIZERS[quantizer].check_space(registry.space(model.space))
+    except UnsupportedError:
+        return False
+    return True
+
+
+def _check_choice(option: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        msg = f"{option} must be one of {', '.join(allowed)}, not {value!r}"
+        raise ValueError(msg)
+
+
+def _check_whole(option: str, value: object, least: int, most: int) -> None:
+    """Raise ValueError unless a value is a whole number in a range.  NumPy's integers are allowed, True is not."""
+    if not isinstance(value, SupportsIndex) or isinstance(value, bool) or not least <= value.__index__() <= most:
+        msg = f"{option} must be a whole number from {least} to {most}, not {value!r}"
+        raise ValueError(msg)

@@ -1,0 +1,74 @@
+"""Crops that are drawn, not photographed: flat colours, gradients, stripes, chessboards and small print.
+
+Photos hold few of these, and a network that has seen none of them changes their colours.
+"""
+
+from __future__ import annotations
+
+import string
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SATURATED = 0.3
+"""Share of colours that are corners of the colour cube."""
+
+
+def _colour(generator: np.random.Generator) -> np.ndarray:
+    if generator.random() < SATURATED:
+        return generator.integers(0, 2, 3) * 255.0
+    return generator.uniform(0, 255, 3)
+
+
+def _flat(size: int, generator: np.random.Generator) -> np.ndarray:
+    return np.broadcast_to(_colour(generator), (size, size, 3))
+
+
+def _gradient(size: int, generator: np.random.Generator) -> np.ndarray:
+    angle = generator.uniform(0, 2 * np.pi)
+    y, x = np.mgrid[:size, :size] / (size - 1) - 0.5
+    position = np.clip(0.5 + x * np.cos(angle) + y * np.sin(angle), 0, 1)[:, :, None]
+    return _colour(generator) * (1 - position) + _colour(generator) * position
+
+
+def _pattern(size: int, generator: np.random.Generator) -> np.ndarray:
+    """Stripes or a chessboard with cells of 2 to 32 pixels."""
+    y, x = np.mgrid[:size, :size]
+    cell = int(2 ** generator.uniform(1, 5))
+    lines = (x if generator.random() < 0.5 else y) // cell
+    cells = lines if generator.random() < 0.5 else x // cell + y // cell
+    return np.where((cells % 2 == 0)[:, :, None], _colour(generator), _colour(generator))
+
+
+def _print(size: int, generator: np.random.Generator) -> np.ndarray:
+    """Lines of random letters, 10 to 28 pixels high, dark on light or light on dark."""
+    dark, light = generator.integers(0, 90, 3), generator.integers(170, 256, 3)
+    if generator.random() < 0.3:
+        dark, light = light, dark
+    image = Image.new("RGB", (size, size), tuple(int(v) for v in light))
+    draw = ImageDraw.Draw(image)
+    points = int(generator.integers(10, 29))
+    font = ImageFont.load_default(points)
+    letters = list(string.ascii_letters + string.digits + "    .,")
+    for top in range(int(generator.integers(0, points)), size, int(1.4 * points)):
+        draw.text((2, top), "".join(generator.choice(letters, size // 4)), tuple(int(v) for v in dark), font)
+    return np.asarray(image, float)
+
+
+KINDS: tuple[Callable[[int, np.random.Generator], np.ndarray], ...] = (_flat, _gradient, _pattern, _print)
+
+
+def mixed_in(crops: Tensor, share: float, generator: np.random.Generator) -> Tensor:
+    """The same crops (B, 3, S, S) in 0..1, a share of them replaced by drawn ones."""
+    for index in range(len(crops)):
+        if generator.random() < share:
+            drawn = KINDS[generator.integers(len(KINDS))](crops.shape[-1], generator)
+            whole = np.clip(np.rint(drawn), 0, 255).astype(np.float32) / 255
+            crops[index] = torch.from_numpy(whole).permute(2, 0, 1)
+    return crops
