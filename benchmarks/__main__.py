@@ -1,27 +1,41 @@
-"""Measure: `python -m benchmarks rd ...`, `entropy`, `denoise`, `palette`, `overhead`, `speed`, `stages`.
+"""Measure the codec, or write tables and charts of results.
 
-README's table: `table ...`.  Results are committed in results/.
+Results are committed in benchmarks/results.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
-import tempfile
+from importlib import import_module
 from pathlib import Path
+from typing import Final
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS: Final = Path(__file__).parent / "results"
+
+MODULES: Final = {
+    "rd": "rd:run",
+    "entropy": "entropy:run",
+    "denoise": "denoise:run",
+    "palette": "palette:run",
+    "overhead": "overhead:run",
+    "speed": "speed:run",
+    "stages": "stages:run",
+    "table": "report:write_table",
+    "chart": "report:write_chart",
+}
+"""Module and function of each command.  The function takes the command's options by name."""
 
 
-def main() -> None:
+def _parser() -> argparse.ArgumentParser:
     from benchmarks.codecs import sdl_variant
 
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
+
     rd = commands.add_parser("rd", help="quality of formats at equal whole-file bytes")
-    rd.add_argument("--images", type=Path, required=True, help="folder of photos, lossless ones for figures that count")
+    rd.add_argument("--images", type=Path, required=True, help="folder of photos, best without lossy compression")
     rd.add_argument("--metrics", type=Path, required=True, help="folder of LPIPS and DISTS weights")
     rd.add_argument("--rates", type=float, nargs="+", default=[0.1, 0.15, 0.25, 0.5], help="bits per pixel")
     rd.add_argument(
@@ -30,113 +44,104 @@ def main() -> None:
         action="append",
         default=[],
         metavar="MODEL:EFFORT:PAYLOAD",
-        help="a variant of SDL, any part may be empty; may be repeated; default: the defaults of save",
+        help="variant of SDL, of which any part may be empty; may be repeated; default: the defaults of save",
     )
     rd.add_argument(
-        "--formats", nargs="*", metavar="NAME", help="of others, as JPEG or 'JPEG XL'; default: all there are"
+        "--formats", nargs="*", metavar="NAME", help="other formats, such as JPEG or 'JPEG XL'; default: all"
     )
-    rd.add_argument("--latents", type=Path, help="folder of an AutoencoderTiny: measure vaepack and vaezip on it")
-    rd.add_argument("--every", type=int, default=1, help="only every so many photos")
-    rd.add_argument("--limit", type=int, help="only the first photos")
-    rd.add_argument("--restart", action="store_true", help="measure anew what an earlier run has measured")
-    rd.add_argument("--output", type=Path, default=RESULTS / "rd.json")
+    rd.add_argument("--latents", type=Path, help="folder of an AutoencoderTiny, to measure vaepack and vaezip on it")
+    rd.add_argument("--every", type=int, default=1, help="take every Nth photo")
+    _add_journal(rd, RESULTS / "rd.json")
+
     entropy = commands.add_parser("entropy", help="bytes and times of entropy coders on the same symbols")
     entropy.add_argument("--images", type=Path, required=True, help="folder of photos")
     entropy.add_argument("--space", required=True, help="name of the latent space, whose context model is used")
-    entropy.add_argument("--model", type=Path, help="folder of an AutoencoderTiny; default: the package's own model")
+    entropy.add_argument("--model", type=Path, help="folder of an AutoencoderTiny; default: the registry's model")
     points = entropy.add_mutually_exclusive_group()
     points.add_argument("--steps", type=float, nargs="+", help="one for all channels; default with --model: .25 .5 .75")
     points.add_argument("--qualities", type=int, nargs="+", help="the space's own steps; default: 10 30 50 70 90")
-    entropy.add_argument("--scale", action="store_true", help="also times on a latent repeated 1, 4 and 16 times")
+    entropy.add_argument("--scale", action="store_true", help="also measure times of a latent repeated 1, 4, 16 times")
     entropy.add_argument("--repeats", type=int, default=5, help="calls that a time is the median of")
-    entropy.add_argument("--limit", type=int, help="only the first photos")
-    entropy.add_argument("--restart", action="store_true", help="measure anew what an earlier run has measured")
-    entropy.add_argument("--output", type=Path, help="default: entropy_SPACE.json among the results")
-    table = commands.add_parser("table", help="write the table of results between README's markers")
-    table.add_argument("results", type=Path)
-    table.add_argument("--readme", type=Path, required=True)
+    _add_journal(entropy, None, "entropy_SPACE.json")
+
     denoise = commands.add_parser("denoise", help="quality of one model's files with and without each denoiser")
     denoise.add_argument("--images", type=Path, required=True, help="folder of photos")
     denoise.add_argument("--metrics", type=Path, required=True, help="folder of LPIPS and DISTS weights")
-    denoise.add_argument("--model", default="taesd", help="found as `save` finds it (default %(default)s)")
+    _add_model(denoise)
     denoise.add_argument("--steps", type=float, nargs="+", default=[0.25, 0.35, 0.5, 0.62, 0.75, 1.0, 1.25])
     denoise.add_argument("--denoisers", nargs="+", default=["off", "small"], help="as in configure(denoise=...)")
     denoise.add_argument("--only", nargs="+", default=[], metavar="PART", help="photos with one of these in the name")
-    denoise.add_argument("--limit", type=int, help="only the first photos")
-    denoise.add_argument("--restart", action="store_true", help="measure anew what an earlier run has measured")
-    denoise.add_argument("--output", type=Path, help="default: denoise_MODEL.json among the results")
-    palette = commands.add_parser("palette", help="bytes and latent error of the palette quantiser")
-    palette.add_argument("--images", type=Path, required=True, help="folder of photos of at least 512 x 512")
-    palette.add_argument("--model", default="taesd", help="found as `save` finds it (default %(default)s)")
-    palette.add_argument("--starts", type=int, default=5, help="of the reference's k-means (default %(default)s)")
-    palette.add_argument("--limit", type=int, help="only the first photos")
-    palette.add_argument("--restart", action="store_true", help="measure anew what an earlier run has measured")
-    palette.add_argument("--output", type=Path, default=RESULTS / "palette.json")
-    overhead = commands.add_parser("overhead", help="time of a diffusers model here against diffusers by hand")
-    overhead.add_argument("--photo", type=Path, required=True, help="a photo of at least 512 x 512")
-    overhead.add_argument("--model", default="taesd", help="found as `save` finds it (default %(default)s)")
-    overhead.add_argument("--repeats", type=int, default=9)
-    overhead.add_argument("--output", type=Path, help="default: overhead_MODEL.json among the results")
-    speed = commands.add_parser("speed", help="time of encode, decode, open, thumbnail, import; memory")
-    speed.add_argument("--photo", type=Path, required=True, help="a photo of at least 512 x 512")
-    speed.add_argument("--repeats", type=int, default=15)
-    speed.add_argument("--side", type=int, default=10_000, help="of the large picture in pixels, 0 for none")
-    speed.add_argument("--output", type=Path, default=RESULTS / "speed.json")
-    stages = commands.add_parser(
-        "stages", help="time and memory of each stage, with networks of Stable Diffusion's size"
-    )
-    stages.add_argument("--photo", type=Path, required=True)
-    stages.add_argument("--side", type=int, default=512, help="of the photo's middle that is used, in pixels")
-    stages.add_argument("--quality", type=int, default=30)
-    stages.add_argument("--repeats", type=int, default=3, help="calls after the first that a time is the median of")
-    stages.add_argument("--output", type=Path, default=RESULTS / "stages.json")
-    options = vars(parser.parse_args())
-    command = options.pop("command")
-    if command == "rd":
-        from benchmarks import rd as measure_rd
+    _add_journal(denoise, None, "denoise_MODEL.json")
 
-        measure_rd.run(**options)
-    elif command == "entropy":
+    palette = commands.add_parser("palette", help="bytes and latent error of the palette quantizer")
+    palette.add_argument("--images", type=Path, required=True, help="folder of photos of at least 512 x 512 pixels")
+    _add_model(palette)
+    palette.add_argument(
+        "--starts", type=int, default=5, help="starts of the reference's k-means (default %(default)s)"
+    )
+    _add_journal(palette, RESULTS / "palette.json")
+
+    overhead = commands.add_parser("overhead", help="time of a diffusers model here against diffusers by hand")
+    overhead.add_argument("--photo", type=Path, required=True, help="photo of at least 512 x 512 pixels")
+    _add_model(overhead)
+    overhead.add_argument("--repeats", type=int, default=9, help="calls that a time is the median of")
+    _add_output(overhead, None, "overhead_MODEL.json")
+
+    speed = commands.add_parser(
+        "speed", help="time of import, open, thumbnail, verify, encode, decode and a cold start; memory"
+    )
+    speed.add_argument("--photo", type=Path, required=True, help="photo of at least 512 x 512 pixels")
+    speed.add_argument("--repeats", type=int, default=15, help="calls that a time is the median of")
+    speed.add_argument("--side", type=int, default=10_000, help="of the large picture in pixels, 0 for none")
+    _add_output(speed, RESULTS / "speed.json")
+
+    stages = commands.add_parser("stages", help="time and memory of each stage at Stable Diffusion's size")
+    stages.add_argument("--photo", type=Path, required=True)
+    stages.add_argument("--side", type=int, default=512, help="pixels of the photo's middle (default %(default)s)")
+    stages.add_argument("--quality", type=int, default=30)
+    stages.add_argument("--repeats", type=int, default=3, help="calls after the first one that a time is the median of")
+    _add_output(stages, RESULTS / "stages.json")
+
+    table = commands.add_parser("table", help="write the table of results between the markers of a Markdown file")
+    table.add_argument("results", type=Path)
+    table.add_argument("--readme", type=Path, required=True, help="Markdown file")
+
+    chart = commands.add_parser("chart", help="draw a small chart of LPIPS over bits per pixel")
+    chart.add_argument("results", type=Path)
+    chart.add_argument("--output", type=Path, nargs="+", required=True, help="files to write, .png or .svg")
+    return parser
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", default="taesd", help="found as `save` finds it (default %(default)s)")
+
+
+def _add_output(parser: argparse.ArgumentParser, default: Path | None, name: str = "") -> None:
+    text = f"default: {default.name if default else name} among the results"
+    parser.add_argument("--output", type=Path, default=default, help=text)
+
+
+def _add_journal(parser: argparse.ArgumentParser, default: Path | None, name: str = "") -> None:
+    """Add the options of measurements that keep a journal of rows."""
+    parser.add_argument("--limit", type=int, help="only the first photos")
+    parser.add_argument("--restart", action="store_true", help="measure again what an earlier run has measured")
+    _add_output(parser, default, name)
+
+
+def main() -> None:
+    """Run the command line."""
+    options = vars(_parser().parse_args())
+    command = options.pop("command")
+    if command == "entropy":
         from benchmarks.runs import ONE_THREAD
 
-        # BLAS reads these when numpy is imported.
+        # BLAS reads these variables when numpy is imported.
         assert "numpy" not in sys.modules
         os.environ.update(ONE_THREAD)
-        from benchmarks import entropy as measure_entropy
-
-        options["output"] = options["output"] or RESULTS / f"entropy_{options['space']}.json"
-        measure_entropy.run(**options)
-    elif command == "denoise":
-        from benchmarks import denoise as measure_denoise
-
-        options["output"] = options["output"] or RESULTS / f"denoise_{options['model']}.json"
-        measure_denoise.run(**options)
-    elif command == "palette":
-        from benchmarks import palette as measure_palette
-
-        measure_palette.run(**options)
-    elif command == "overhead":
-        from benchmarks import overhead as measure_overhead
-
-        options["output"] = options["output"] or RESULTS / f"overhead_{options['model']}.json"
-        measure_overhead.run(**options)
-    elif command == "table":
-        from benchmarks import report
-
-        found = report.table(json.loads(options["results"].read_text("utf-8")))
-        readme: Path = options["readme"]
-        readme.write_text(report.insert(readme.read_text("utf-8"), found), "utf-8")
-    elif command == "stages":
-        from benchmarks import stages as measure_stages
-
-        # Networks of 4 GB are written there: TMPDIR says where that is.
-        with tempfile.TemporaryDirectory() as folder:
-            measure_stages.run(folder=Path(folder), **options)
-    else:
-        from benchmarks import speed as measure_speed
-
-        with tempfile.TemporaryDirectory() as folder:
-            measure_speed.run(folder=Path(folder), **options)
+    if "output" in options and options["output"] is None:
+        options["output"] = RESULTS / f"{command}_{options['space' if command == 'entropy' else 'model']}.json"
+    module, function = MODULES[command].split(":")
+    getattr(import_module(f"benchmarks.{module}"), function)(**options)
 
 
 if __name__ == "__main__":

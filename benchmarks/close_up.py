@@ -1,6 +1,7 @@
-"""What goes wrong at low rates, close to: `python -m benchmarks.close_up -o docs/close_up.png`.
+"""Show enlarged what goes wrong at low rates: `python -m benchmarks.close_up -o docs/close_up.png`.
 
-A face, decorations of a few pixels, and printed text, as they are and as .sdl at two rates, enlarged without smoothing.
+The picture shows a face, decorations of a few pixels, and printed text: the originals, and the same as .sdl at two
+rates, enlarged without smoothing.
 """
 
 from __future__ import annotations
@@ -8,25 +9,31 @@ from __future__ import annotations
 import argparse
 import io
 from pathlib import Path
+from typing import Final
 
 from PIL import Image, ImageDraw, ImageFont
 
 import pillow_sdl  # noqa: F401  registers the format
 from benchmarks.side_by_side import PHOTO, compose
 
-RATES = (0.25, 0.1)
+RATES: Final = (0.25, 0.1)
 """Bits per pixel of whole files."""
 
-SIDE = 112
-ENLARGED = 3
-CROPS = ((250, 130), (384, 430))
+SIDE: Final = 112
+"""Pixels along each side of a crop."""
+
+ENLARGED: Final = 3
+CROPS: Final = ((250, 130), (384, 430))
 """Left and top of the crops of the portrait."""
 
-TEXT = "These letters are eleven\npixels high. Read them in\nthe picture beside: what\nyou see there is a guess,\n1847 may be 1347, and\nno one will tell you."
+TEXT: Final = (
+    "These letters are eleven\npixels high. Read them in\nthe picture beside: what\n"
+    "you see there is a guess,\n1847 may be 1347, and\nno one will tell you."
+)
 
 
 def page() -> Image.Image:
-    """Black text on white, 384 x 384, of which the crop shows the beginning."""
+    """Return black text on white, 384 x 384 pixels.  The crop shows its beginning."""
     image = Image.new("RGB", (384, 384), "white")
     draw = ImageDraw.Draw(image)
     for top in range(8, 384, 104):
@@ -36,15 +43,16 @@ def page() -> Image.Image:
 
 
 def coded(image: Image.Image, rate: float) -> Image.Image:
-    """The picture after a file of that many bits per pixel."""
+    """Return an image after a file of that many bits per pixel."""
     file = io.BytesIO()
     image.save(file, "SDL", target_bytes=round(rate * image.width * image.height / 8))
     return Image.open(file).convert("RGB")
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.close_up", description=__doc__)
-    parser.add_argument("-o", "--output", type=Path, required=True, help="the picture that is written")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="picture to write")
     options = parser.parse_args()
     with Image.open(PHOTO) as source:
         portrait = source.convert("RGB")

@@ -16,26 +16,30 @@ import pillow_sdl  # noqa: F401  registers .sdl
 
 
 class Codec(Protocol):
-    """A way of holding a picture in bytes."""
+    """A way to hold a picture in bytes."""
 
     @property
     def name(self) -> str:
-        """As tables and plots show it."""
+        """Name in tables and plots."""
 
     @property
     def qualities(self) -> Sequence[int]:
-        """The scale, fewest bytes first."""
+        """The quality scale, fewest bytes first."""
 
     def encode(self, image: Image.Image, quality: int) -> bytes:
-        """A whole file."""
+        """Return a whole file."""
 
     def decode(self, data: bytes, size: tuple[int, int]) -> Image.Image:
-        """The picture, RGB.   size: width and height, for files that do not hold them."""
+        """Return the picture, RGB.   size: width and height, for files that do not hold them."""
 
 
 @dataclass(frozen=True)
 class Format:
-    """A format of Pillow's.   plugin: the module that brings it, if neither Pillow nor this project does."""
+    """A format of Pillow.  Implements `Codec`.
+
+    pillow: Pillow's name of the format.   options: of `save`, besides the quality.
+    plugin: module that brings the format, None if Pillow or this project does.
+    """
 
     name: str
     pillow: str
@@ -44,7 +48,7 @@ class Format:
     plugin: str | None = None
 
     def missing(self) -> str | None:
-        """Why files of the format cannot be written here, None if they can.  Registers the plugin."""
+        """Return why files of the format cannot be written here, None if they can.  Registers the plugin."""
         if self.plugin:
             try:
                 module = importlib.import_module(self.plugin)
@@ -56,13 +60,13 @@ class Format:
         return None if self.pillow in Image.SAVE else f"Pillow has no encoder of {self.pillow}"
 
     def encode(self, image: Image.Image, quality: int) -> bytes:
-        """See `Codec`."""
+        """Return a whole file."""
         target = io.BytesIO()
         image.save(target, self.pillow, quality=quality, **self.options)
         return target.getvalue()
 
     def decode(self, data: bytes, size: tuple[int, int]) -> Image.Image:
-        """See `Codec`; the file holds the size."""
+        """Return the picture, RGB.   size: not used, because the file holds it."""
         return Image.open(io.BytesIO(data)).convert("RGB")
 
 
@@ -72,19 +76,20 @@ FORMATS: Final = (
     Format("AVIF", "AVIF", {"speed": 4}),
     Format("SDL", "SDL"),
 )
-"""What Pillow and this project write."""
+"""Formats that Pillow and this project write."""
 
 PLUGINS: Final = (
     Format("HEIC", "HEIF", plugin="pillow_heif"),
     Format("JPEG XL", "JXL", {"effort": 9, "lossless_jpeg": False}, plugin="pillow_jxl"),
 )
-"""What packages of others write."""
+"""Formats that other packages write."""
 
 
 def sdl_variant(text: str) -> Format:
-    """SDL as MODEL:EFFORT:PAYLOAD says; what is left out, as in "embedded" or "::zstd", is `save`'s default.
+    """Return SDL with the options in MODEL:EFFORT:PAYLOAD, of which any part may be empty, as in "taesd" or "::zstd".
 
-    Only what is named is passed to `save`.  Raises ValueError for more parts, or an effort that is no whole number.
+    Only options that are named are passed to `save`.
+    Raises ValueError for more parts, or an effort that is no whole number.
     """
     model, effort, payload, *more = [*text.split(":"), "", ""]
     if any(more):
@@ -98,7 +103,7 @@ def sdl_variant(text: str) -> Format:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A file and how it came about.   seconds: the time that encoding took."""
+    """A file.   quality: that it was encoded at.   seconds: time that encoding took."""
 
     data: bytes
     quality: int
@@ -106,9 +111,9 @@ class Encoded:
 
 
 class Search:
-    """Files of one picture in one format, no quality encoded twice.
+    """Files of one picture in one format.  No quality is encoded twice.
 
-    Sizes are taken to grow with quality, as they do but for a per cent here and there.
+    The search assumes that sizes grow with quality.  They do, apart from differences of about one per cent.
     """
 
     def __init__(self, codec: Codec, image: Image.Image) -> None:
@@ -116,7 +121,7 @@ class Search:
         self._files: dict[int, Encoded] = {}
 
     def at(self, quality: int) -> Encoded:
-        """The file of that quality."""
+        """Return the file of a quality."""
         if quality not in self._files:
             started = time.perf_counter()
             data = self.codec.encode(self.image, quality)
@@ -127,11 +132,11 @@ class Search:
         return bisect_right(self.codec.qualities, budget, key=lambda quality: len(self.at(quality).data))
 
     def largest_within(self, budget: int) -> Encoded:
-        """The file of the highest quality that takes at most `budget` bytes, or the smallest file if none does."""
+        """Return the file of the highest quality that takes at most `budget` bytes, or the smallest file if none does."""
         return self.at(self.codec.qualities[max(self._count_within(budget) - 1, 0)])
 
     def nearest(self, wanted: int) -> Encoded:
-        """The file whose size is nearest to `wanted` bytes, the smaller of two."""
+        """Return the file whose size is nearest to `wanted` bytes, the smaller of two."""
         count = self._count_within(wanted)
         neighbours = self.codec.qualities[max(count - 1, 0) : count + 1]
         return min(map(self.at, neighbours), key=lambda found: abs(len(found.data) - wanted))

@@ -1,7 +1,7 @@
-"""What denoisers are worth: one model's files at several steps and by palette, decoded without and with each of them.
+"""Measure what denoisers gain: files of one model at several steps and with palettes, decoded with each denoiser.
 
-Bytes are those of whole files, so they are the same whatever decodes them.  A palette's files are then held against
-those of the scalar quantiser that look the same, by interpolation of the mean curves.
+Bytes are those of whole files, so they do not depend on the denoiser.  Files with a palette are then compared with files
+of the scalar quantizer of the same LPIPS, by interpolation of the mean curves.
 """
 
 from __future__ import annotations
@@ -21,35 +21,39 @@ from tqdm import tqdm
 from benchmarks.bd_rate import interpolate
 from benchmarks.codecs import Encoded
 from benchmarks.metrics import SMALLEST_SIDE, Dists, Lpips
+from benchmarks.peers import load
 from benchmarks.rd import Perceptual, Reference
 from benchmarks.report import METRICS, markdown
 from benchmarks.runs import Journal, Row, command, photos, versions
-from pillow_sdl import codec, settings
-from pillow_sdl.latent import quantize, spaces
-from pillow_sdl.models import cards, store
+from pillow_sdl import registry, settings
+from pillow_sdl.latent import scalar, spaces
+from pillow_sdl.options import EncodeOptions
 
 SCHEMA: Final = 1
-STEPS: Final = (0.25, 0.35, 0.5, 0.62, 0.75, 1.0, 1.25)
-"""In latent units; the quality whose step is nearest is taken."""
 
 PALETTES: Final = {"palette": {"dither": True}, "palette, no dither": {"dither": False}}
-UNQUANTISED: Final = "unquantised"
-"""A point that is no file: what the autoencoder makes of its own latent."""
+"""Points with palettes, and their options."""
+
+UNQUANTIZED: Final = "unquantized"
+"""A point without a file: what the autoencoder makes of its own latent."""
 
 
-def nearest_quality(step: float, space: spaces.LatentSpace) -> tuple[int, float]:
-    """The quality whose steps are nearest to one, and their mean."""
+def nearest_quality(step: float, space: registry.Space) -> tuple[int, float]:
+    """Return the quality whose mean step is nearest to a step in latent units, and that mean step."""
+    table = spaces.tables(space).log2_steps
 
     def mean_step(quality: int) -> float:
-        rate = codec.EncodeOptions(quality=quality).rate
-        return float(quantize.steps(space.tables.log2_steps, rate).mean())
+        return float(scalar.steps(table, EncodeOptions(quality=quality).rate).mean())
 
     found = min(range(101), key=lambda quality: abs(np.log(mean_step(quality) / step)))
     return found, mean_step(found)
 
 
 class Shown:
-    """A codec to `Reference.measure`: decodes with one denoiser."""
+    """Decodes files with one denoiser.  Implements `codecs.Codec` for `Reference.measure`.
+
+    said: what the last picture's info says of the denoiser.
+    """
 
     name = "SDL"
     qualities = range(101)
@@ -59,11 +63,11 @@ class Shown:
         self.said: object = None
 
     def encode(self, image: Image.Image, quality: int) -> bytes:
-        """Not used: files are given."""
+        """Not implemented, because files are given."""
         raise NotImplementedError
 
     def decode(self, data: bytes, size: tuple[int, int]) -> Image.Image:
-        """See `codecs.Codec`."""
+        """Return the picture, RGB."""
         with settings.using(denoise=self.denoiser), Image.open(io.BytesIO(data)) as image:
             shown = image.convert("RGB")
             self.said = image.info.get("sdl_denoiser")
@@ -71,8 +75,8 @@ class Shown:
 
 
 def points(model: str, steps: Sequence[float]) -> dict[str, dict[str, Any]]:
-    """Options of `save` by the points' names."""
-    space = spaces.by_name(cards.by_name(model).space)
+    """Return the options of `save` by the names of points.   steps: of the scalar quantizer, in latent units."""
+    space = registry.space(registry.model(model).space)
     found: dict[str, dict[str, Any]] = {}
     for step in steps:
         quality, actual = nearest_quality(step, space)
@@ -83,14 +87,14 @@ def points(model: str, steps: Sequence[float]) -> dict[str, dict[str, Any]]:
 def measure_photo(
     path: Path, model: str, wanted: dict[str, dict[str, Any]], denoisers: Sequence[str], perceptual: Perceptual
 ) -> Iterator[Row]:
-    """Rows of one photo."""
+    """Yield the rows of one photo."""
     reference = Reference(path, perceptual)
-    network = store.load(cards.by_name(model))
+    network = load(model)
     pixels = np.array(reference.image)
     latent = network.encode(pixels)
     for name, options in wanted.items():
-        if name == UNQUANTISED:
-            shown = network.decode(latent, 0)[: pixels.shape[0], : pixels.shape[1]]
+        if name == UNQUANTIZED:
+            shown = network.decode(latent, spaces.RATES - 1)[: pixels.shape[0], : pixels.shape[1]]
             found = reference.measure(_Given(Image.fromarray(shown)), Encoded(b"", 0, 0.0))
             yield {"photo": path.name, "point": name, "denoiser": "off"} | found
             continue
@@ -105,18 +109,22 @@ def measure_photo(
 
 
 class _Given(Shown):
-    """A picture that is there already."""
+    """A codec whose picture is given."""
 
     def __init__(self, image: Image.Image) -> None:
         super().__init__("off")
         self.image = image
 
     def decode(self, data: bytes, size: tuple[int, int]) -> Image.Image:
+        """Return the picture."""
         return self.image
 
 
 def summarise(rows: list[Row]) -> list[Row]:
-    """Means over photos of each point under each denoiser, and by how many per cent LPIPS and DISTS fall."""
+    """Return means over photos of each point with each denoiser.
+
+    `percent` is the change of LPIPS and DISTS against the same point without a denoiser.
+    """
     means: list[Row] = []
     for key in dict.fromkeys((row["point"], row["denoiser"]) for row in rows):
         chosen = [row for row in rows if (row["point"], row["denoiser"]) == key]
@@ -133,7 +141,7 @@ def summarise(rows: list[Row]) -> list[Row]:
 
 
 def against_palettes(means: list[Row]) -> list[Row]:
-    """Bytes of the scalar quantiser for the LPIPS of each palette's files, both with the same denoiser."""
+    """Return the bytes that the scalar quantizer needs for the LPIPS of each palette, with the same denoiser."""
     found = []
     for mean in (mean for mean in means if mean["point"] in PALETTES):
         curve = [row for row in means if row["denoiser"] == mean["denoiser"] and row["point"].startswith("step")]
@@ -141,14 +149,14 @@ def against_palettes(means: list[Row]) -> list[Row]:
         x, y = (np.array([row[name] for row in curve]) for name in ("lpips", "bytes"))
         result: Row = {"point": mean["point"], "denoiser": mean["denoiser"], "lpips": mean["lpips"], "percent": None}
         if len(curve) > 1 and x[0] <= mean["lpips"] <= x[-1]:
-            needed = float(np.exp(interpolate(x, np.log(y), np.array([mean["lpips"]]))[0]))
+            needed = float(np.exp(interpolate(x, np.log(y), mean["lpips"])))
             result |= {"bytes": needed, "percent": 100 * needed / mean["bytes"]}
         found.append(result)
     return found
 
 
 def table(found: dict[str, Any]) -> str:
-    """Means in Markdown, and what the scalar quantiser needs of a palette's bytes."""
+    """Return tables in Markdown: means, and the bytes that the scalar quantizer needs for the look of a palette."""
     titles = [metric.title for metric in METRICS.values()]
     lines = [["point", "denoiser", "bpp", *titles, "LPIPS by", "DISTS by", "decode s"]]
     for mean in found["means"]:
@@ -159,7 +167,7 @@ def table(found: dict[str, Any]) -> str:
         lines.append([*cells, f"{mean['decode_s']:.2f}"])
     parts = [markdown(lines)]
     if found["against_palettes"]:
-        lines = [["files by", "denoiser", "LPIPS", "scalar quantiser needs"]]
+        lines = [["files by", "denoiser", "LPIPS", "scalar quantizer needs"]]
         for row in found["against_palettes"]:
             share = "-" if row["percent"] is None else f"{row['percent']:.0f} % of the bytes"
             lines.append([row["point"], row["denoiser"], f"{row['lpips']:.4f}", share])
@@ -179,16 +187,17 @@ def run(
     only: Sequence[str],
     restart: bool,
 ) -> None:
-    """Measure, write `output`, a JSON file, and print the tables.   only: parts of photos' names; none for all."""
+    """Measure, write `output`, a JSON file, and print the tables.
+
+    steps: of the scalar quantizer, in latent units; the quality with the nearest mean step is taken.
+    denoisers: as in `configure(denoise=...)`.   only: parts of photos' names; empty for all photos.
+    """
     paths = [
         path for path in photos(images, None, SMALLEST_SIDE) if not only or any(part in path.name for part in only)
     ]
     paths = paths[:limit]
-    wanted: dict[str, dict[str, Any]] = {UNQUANTISED: {}} | points(model, steps)
-    try:
-        store.load(cards.by_name(model))
-    except OSError as exc:
-        raise SystemExit(str(exc)) from exc
+    wanted: dict[str, dict[str, Any]] = {UNQUANTIZED: {}} | points(model, steps)
+    load(model)
     setting = {
         "images": images.name,
         "model": model,
@@ -203,7 +212,7 @@ def run(
     rows: list[Row] = []
     for path in tqdm(paths, unit="photo", disable=None):
         known = [row for row in journal.rows if row["photo"] == path.name]
-        if len(known) < 1 + (len(wanted) - 1) * len(denoisers):  # Not begun, or cut off: its rows share one encoding.
+        if len(known) < 1 + (len(wanted) - 1) * len(denoisers):  # Rows of a photo share one encoding.
             known = list(measure_photo(path, model, wanted, denoisers, perceptual))
             for row in known:
                 journal.append(row)

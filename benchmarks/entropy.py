@@ -1,6 +1,6 @@
-"""Entropy coders on the same symbols: bytes of each, with the ideal code length beside them, and times on one core.
+"""Compare entropy coders on the same symbols: bytes of each, the ideal code length, and times on one core.
 
-Symbols are the latents of whole photos, divided by their steps and rounded to the nearest.
+Symbols are the latents of whole photos, divided by their steps and rounded to the nearest whole number.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -21,38 +21,44 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from benchmarks.peers import Tiny
+from benchmarks.peers import encoder
 from benchmarks.report import markdown
 from benchmarks.runs import ONE_THREAD, Journal, Row, command, median_seconds, photos, versions
-from pillow_sdl import codec
-from pillow_sdl.errors import SdlError
-from pillow_sdl.latent import context, entropy, quantize, rans, spaces
-from pillow_sdl.models import cards, store
+from pillow_sdl import registry
+from pillow_sdl.latent import context, entropy, rans, scalar, spaces
+from pillow_sdl.latent.rounding import round_to_nearest
+from pillow_sdl.options import EncodeOptions
 
-Symbols = NDArray[np.int16]
-"""(C, h, w)."""
+Symbols: TypeAlias = NDArray[np.int16]
+"""Symbols of a latent, (C, h, w)."""
 
 SCHEMA: Final = 1
 STEPS: Final = (0.25, 0.5, 0.75)
 QUALITIES: Final = (10, 30, 50, 70, 90)
 SCALES: Final = (1, 2, 4)
-"""How many times a latent is repeated each way, to see how times grow."""
+"""How often a latent is repeated on each axis, to see how times grow."""
 
 CODERS: Final = {
     "zstd_19": "zstd 19",
-    "zstd": "method 0",
+    "zstd": "payload zstd",
     "order_0": "order 0",
     "order_0_channels": "order 0 by channel",
     "vaepack": "vaepack's JXL",
-    "range_ideal": "method 1, ideal",
-    "range": "method 1",
+    "range_ideal": "range, ideal",
+    "range": "payload range",
 }
-"""Columns of bytes and their titles; order 0 without the cost of its table."""
-METHODS: Final = {"zstd": entropy.ZSTD, "range": entropy.RANGE}
+"""Columns of bytes and their titles.  Order 0 is without the cost of its table."""
+
+METHODS: Final = tuple(entropy.METHODS)
+"""Names of the payload methods."""
 
 
 class Point(NamedTuple):
-    """A quantiser.   step: latent units per symbol, float32 (C,).   log2_steps: as coders are given it, int64 (C,)."""
+    """A quantizer.
+
+    name: in tables.   step: latent units for each symbol, float32 (C,).
+    log2_steps: steps as coders take them, int64 (C,), in 1/256 octave.
+    """
 
     name: str
     step: NDArray[np.float32]
@@ -60,33 +66,36 @@ class Point(NamedTuple):
 
 
 def uniform(step: float, channels: int) -> Point:
-    """One step for all channels."""
+    """Return the quantizer with one step for all channels."""
     log2_step = round(spaces.STEP_UNIT * float(np.log2(step)))
     return Point(f"step {step}", np.full(channels, step, np.float32), np.full(channels, log2_step, np.int64))
 
 
 def of_quality(quality: int, space: str) -> Point:
-    """The steps of `save(quality=...)`."""
-    rate = codec.EncodeOptions(quality=quality).rate
-    table = spaces.by_name(space).tables.log2_steps
-    return Point(f"quality {quality}", quantize.steps(table, rate), quantize.log2_steps(table, rate))
+    """Return the quantizer of `save(quality=...)`."""
+    rate = EncodeOptions(quality=quality).rate
+    table = spaces.tables(registry.space(space)).log2_steps
+    return Point(f"quality {quality}", scalar.steps(table, rate), scalar.log2_steps(table, rate))
 
 
 def zstd_size(symbols: Symbols) -> int:
-    """Bytes of the plainest coder: int8 planes, int16 if they must be, in one frame of zstd 19."""
+    """Return the bytes of the simplest coder: int8 planes, or int16 if a symbol needs it, in one frame of zstd 19."""
     narrow = symbols.astype(np.int8)
     planes = narrow if np.array_equal(narrow, symbols) else symbols
     return len(zstandard.ZstdCompressor(level=19).compress(planes.tobytes()))
 
 
 def order_0_size(symbols: NDArray[np.int16]) -> float:
-    """Bytes that the symbols take if each costs what its frequency among them says."""
+    """Return the bytes that symbols take if each costs what its frequency among them says."""
     counts = np.unique(symbols, return_counts=True)[1]
     return float((counts * np.log2(symbols.size / counts)).sum()) / 8
 
 
 def ideal_size(symbols: Symbols, space: str, log2_steps: NDArray[np.int64]) -> float:
-    """Bytes that the context model's probabilities ask for; method 1 adds its states and rounds up to words."""
+    """Return the ideal code length under the context model, in bytes.
+
+    The payload method "range" adds its coder's states and rounds up to whole words.
+    """
     model = context.model(space)
     used = [index for index, group in enumerate(model.groups, 1) if symbols[group.channels].any()]
     coder = rans.Encoder()
@@ -96,7 +105,10 @@ def ideal_size(symbols: Symbols, space: str, log2_steps: NDArray[np.int64]) -> f
 
 
 def vaepack_coder() -> Callable[[Symbols], int] | None:
-    """Bytes of vaepack's coder of integers, lossless JPEG XL; None if it is not installed.  vaezip has no such coder."""
+    """Return a function that gives the bytes of vaepack's coder of integers, lossless JPEG XL.
+
+    Returns None if vaepack is not installed.  vaezip has no such coder.
+    """
     try:
         coder = importlib.import_module("vaepack").JXLCodec()
     except ImportError:
@@ -114,15 +126,16 @@ def vaepack_coder() -> Callable[[Symbols], int] | None:
 
 
 def times(symbols: Symbols, space: str, log2_steps: NDArray[np.int64], repeats: int) -> Row:
-    """Bytes and milliseconds of both methods.  Raises RuntimeError if other symbols come back."""
+    """Return bytes and milliseconds of both payload methods.  Raises RuntimeError if other symbols come back."""
     found: Row = {}
     channels, height, width = symbols.shape
-    for name, method in METHODS.items():
+    for name in METHODS:
+        method = registry.load().payloads[name]
         encode = partial(entropy.encode, symbols, method, space, log2_steps)
         data = encode()
         decode = partial(entropy.decode, data, (channels, height, width), method, space, log2_steps)
         if not np.array_equal(decode(), symbols):
-            msg = f"method {method} does not give back the symbols of {space} that it was given"
+            msg = f"the payload method {name} does not give back the symbols of {space} that it was given"
             raise RuntimeError(msg)
         found[name] = len(data)
         found[f"{name}_encode_ms"] = 1000 * median_seconds(encode, repeats)
@@ -133,7 +146,7 @@ def times(symbols: Symbols, space: str, log2_steps: NDArray[np.int64], repeats: 
 def measure_symbols(
     symbols: Symbols, space: str, log2_steps: NDArray[np.int64], repeats: int, vaepack: Callable[[Symbols], int] | None
 ) -> Row:
-    """Bytes of all coders, times of both methods."""
+    """Return bytes of all coders and times of both payload methods.   vaepack: see `vaepack_coder`."""
     found: Row = {"symbols": symbols.size}
     found |= {"zstd_19": zstd_size(symbols), "order_0": order_0_size(symbols)}
     found["order_0_channels"] = sum(order_0_size(plane) for plane in symbols)
@@ -144,7 +157,7 @@ def measure_symbols(
 
 
 def summarise(rows: list[Row]) -> list[Row]:
-    """Means over photos for each quantiser, and by how many per cent method 1 differs from the others."""
+    """Return means over photos for each quantizer, and the difference of "range" from the others in per cent."""
     means = []
     for name in dict.fromkeys(row["point"] for row in rows):
         chosen = [row for row in rows if row["point"] == name]
@@ -159,13 +172,13 @@ def summarise(rows: list[Row]) -> list[Row]:
 
 
 def table(found: dict[str, Any]) -> str:
-    """Means in Markdown, per cents of method 1 against the others, times; and the times of repeated latents."""
+    """Return tables in Markdown: bytes, "range" against the others in per cent, and times, also of repeated latents."""
     means = found["means"]
     coders = [name for name in CODERS if name in means[0]]
     clocks = [f"{name}_{work}_ms" for name in METHODS for work in ("encode", "decode")]
     clock_titles = [f"{CODERS[name]} {work} ms" for name in METHODS for work in ("encode", "decode")]
     size = [["bytes", *(CODERS[name] for name in coders)]]
-    ratio = [["method 1 against", *(CODERS[name] for name in means[0]["range_percent"])]]
+    ratio = [["payload range against", *(CODERS[name] for name in means[0]["range_percent"])]]
     clock = [["one core", "symbols", *clock_titles]]
     for mean in means:
         size.append([mean["point"], *(f"{mean[name]:,.0f}" for name in coders)])
@@ -177,32 +190,23 @@ def table(found: dict[str, Any]) -> str:
     return "\n\n".join(map(markdown, (size, ratio, clock)))
 
 
-Encoder = Callable[[Path], NDArray[np.float32]]
-"""A photo to its latent, float32 (C, h, w)."""
+Encoder: TypeAlias = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+"""Turns pixels uint8 (H, W, 3) into a latent float32 (C, h, w)."""
 
 
-def encoder(model: Path | None, space: str) -> Encoder:
-    """Of the folder of an AutoencoderTiny, or of the package's own model of that space.
-
-    Raises SystemExit if there is none.
-    """
-    if model is None:
-        card = next((card for card in cards.CARDS if card.space == space), None)
-        if card is None:
-            msg = f"no model here has the latent space {space}: --model names the folder of one"
-            raise SystemExit(msg)
-        network = store.load(card)
-        return lambda path: network.encode(np.asarray(Image.open(path).convert("RGB")))
-    tiny = Tiny(model)
-    return lambda path: tiny.encode(Image.open(path).convert("RGB"))[0].numpy()
+def latent_of(path: Path, encode: Encoder) -> NDArray[np.float32]:
+    """Return the latent of a photo."""
+    return encode(np.asarray(Image.open(path).convert("RGB")))
 
 
 def check_space(space: str) -> None:
     """Raise SystemExit for a latent space without a context model."""
     try:
         context.model(space)
-    except SdlError as exc:
-        raise SystemExit(str(exc)) from exc
+    except KeyError as exc:
+        names = ", ".join(known.name for known in registry.load().spaces)
+        msg = f"the latent space {space} has no context model; there are {names}"
+        raise SystemExit(msg) from exc
 
 
 def measure(
@@ -213,7 +217,7 @@ def measure(
     repeats: int,
     journal: Journal,
 ) -> list[Row]:
-    """Rows of all photos at all points, those that the journal has already among them."""
+    """Return rows of all photos at all points.  Those that the journal has already are not measured again."""
     done = {(row["photo"], row["point"]): row for row in journal.rows}
     vaepack = vaepack_coder()
     with tqdm(total=len(paths) * len(points), unit="latent", disable=None) as bar:
@@ -222,12 +226,12 @@ def measure(
             bar.update(len(points) - len(left))
             if not left:
                 continue
-            latent = encode(path)
+            latent = latent_of(path, encode)
             if len(latent) != len(points[0].step):
                 msg = f"the model's latents have {len(latent)} channels, those of {space} {len(points[0].step)}"
                 raise SystemExit(msg)
             for point in left:
-                symbols = quantize.round_off(quantize.scale(latent, point.step))
+                symbols = round_to_nearest(scalar.scale(latent, point.step))
                 found = measure_symbols(symbols, space, point.log2_steps, repeats, vaepack)
                 row: Row = {"photo": path.name, "point": point.name} | found
                 journal.append(row)
@@ -238,8 +242,8 @@ def measure(
 
 
 def measure_scale(latent: NDArray[np.float32], point: Point, space: str, repeats: int) -> list[Row]:
-    """Times on a latent repeated 1, 4 and 16 times; of bytes, zstd finds the repetition, so they say little."""
-    symbols = quantize.round_off(quantize.scale(latent, point.step))
+    """Return times on a latent repeated 1, 4 and 16 times.  The bytes mean little, because zstd finds the repetition."""
+    symbols = round_to_nearest(scalar.scale(latent, point.step))
     found = []
     for scale in SCALES:
         tiled = np.tile(symbols, (1, scale, scale))
@@ -261,11 +265,15 @@ def run(
     limit: int | None,
     restart: bool,
 ) -> None:
-    """Measure, write `output`, a JSON file, and print the tables.   steps and qualities: at most one of them."""
+    """Measure, write `output`, a JSON file, and print the tables.
+
+    model: folder of an `AutoencoderTiny`; None for the registry's model of the space.
+    steps, qualities: quantizers; at most one of them is given.   scale: whether times of repeated latents are measured.
+    """
     paths = photos(images, limit)
     check_space(space)
     torch.set_num_threads(1)
-    encode = encoder(model, space)
+    encode = encoder(space, model)
     if steps is None and (qualities is not None or model is None):
         points = [of_quality(quality, space) for quality in qualities or QUALITIES]
     else:
@@ -274,7 +282,7 @@ def run(
         "images": images.name,
         "model": model.name if model else "the package's",
         "space": space,
-        "context_model": context.TABLES[space],
+        "context_model": registry.space(space).context.sha256,
         "points": [point.name for point in points],
         "skipped": {} if vaepack_coder() else {"vaepack": "not installed"},
         "versions": versions(),
@@ -285,7 +293,9 @@ def run(
     journal = Journal(output, setting, restart=restart)
     rows = measure(paths, points, space, encode, repeats, journal)
     found = {"schema": SCHEMA, "command": command(), "setting": setting, "means": summarise(rows)}
-    found["scale"] = measure_scale(encode(paths[0]), points[len(points) // 2], space, repeats) if scale else []
+    found["scale"] = (
+        measure_scale(latent_of(paths[0], encode), points[len(points) // 2], space, repeats) if scale else []
+    )
     found["rows"] = rows
     journal.finish(found)
     print(table(found))

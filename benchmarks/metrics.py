@@ -1,9 +1,17 @@
 """Image-quality metrics on torch tensors: PSNR, MS-SSIM, LPIPS and DISTS.
 
-Pixels are float32 (B, 3, H, W) in 0..1.  The weights of LPIPS and DISTS are not part of the project: their
-folder is given by the caller.  LPIPS: Zhang et al. 2018 (arXiv 1801.03924), version 0.1, AlexNet.
-DISTS: Ding et al. 2020 (arXiv 2004.07728).  MS-SSIM: Wang, Simoncelli and Bovik 2003, "Multiscale structural
-similarity for image quality assessment".
+Pixels are float32 (B, 3, H, W) in 0..1.  The project has its own implementations because the packaged ones (lpips, piq,
+pyiqa, torchmetrics) download the weights of their networks at run time.  Here the caller gives a folder with the
+published weights, in these files:
+
+- lpips_alex.safetensors: AlexNet's convolutions, conv0 to conv4, and the linear heads of LPIPS 0.1, lin0 to lin4.
+- vgg16_fp16.safetensors: VGG-16's convolutions, conv0 to conv12.
+- dists.safetensors: the weights alpha and beta of DISTS, (1, 1475, 1, 1) each.
+
+Training also needs gradients, and features of a reference that are computed once.
+
+Sources: LPIPS, Zhang et al. 2018 (arXiv 1801.03924), version 0.1, AlexNet; DISTS, Ding et al. 2020 (arXiv 2004.07728);
+MS-SSIM, Wang, Simoncelli and Bovik 2003, "Multiscale structural similarity for image quality assessment".
 """
 
 from __future__ import annotations
@@ -15,20 +23,20 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# ImageNet mean and standard deviation, on pixels in 0..1, and LPIPS' rounding of the same numbers on -1..1.
+# Mean and standard deviation of ImageNet, for pixels in 0..1, and the same numbers as LPIPS rounds them, for -1..1.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 LPIPS_SHIFT = (-0.030, -0.088, -0.188)
 LPIPS_SCALE = (0.458, 0.448, 0.450)
 
-# MS-SSIM: the exponents of the five scales, finest first; the window; the constants for pixels in 0..1.
+# MS-SSIM: exponents of the five scales, finest first; the window; the constants for pixels in 0..1.
 SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 WINDOW = 11
 WINDOW_SIGMA = 1.5
 SSIM_C1 = 0.01**2
 SSIM_C2 = 0.03**2
 SMALLEST_SIDE = WINDOW * 2 ** (len(SCALE_WEIGHTS) - 1)
-"""In pixels: the coarsest scale has room for one window, 11 x 16 = 176."""
+"""Fewest pixels along a side: the coarsest scale then has room for one window, 11 x 16 = 176."""
 
 
 def _per_channel(values: tuple[float, ...]) -> Tensor:
@@ -36,12 +44,12 @@ def _per_channel(values: tuple[float, ...]) -> Tensor:
 
 
 def psnr(x: Tensor, y: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB of each image of the batch: (B,)."""
+    """Return the peak signal-to-noise ratio of each image in dB, (B,)."""
     return -10 * torch.log10((x - y).square().mean((1, 2, 3)))
 
 
 def _blurred(x: Tensor) -> Tensor:
-    """Weighted means over the Gaussian window where it fits: (B, C, H - 10, W - 10)."""
+    """Return the weighted means over the Gaussian window wherever it fits: (B, C, H - 10, W - 10)."""
     offsets = torch.arange(WINDOW, dtype=x.dtype, device=x.device) - WINDOW // 2
     window = torch.exp(-offsets.square() / (2 * WINDOW_SIGMA**2))
     kernel = (window / window.sum()).expand(x.shape[1], 1, 1, WINDOW)
@@ -50,7 +58,7 @@ def _blurred(x: Tensor) -> Tensor:
 
 
 def _similarity(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """SSIM, and its factors contrast and structure without luminance: means over the image, (B, C) each."""
+    """Return SSIM, and its factors contrast and structure without luminance, as means over the image, (B, C) each."""
     mean_x, mean_y = _blurred(x), _blurred(y)
     var_x = _blurred(x.square()) - mean_x.square()
     var_y = _blurred(y.square()) - mean_y.square()
@@ -61,20 +69,20 @@ def _similarity(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def ms_ssim(x: Tensor, y: Tensor) -> Tensor:
-    """Multi-scale structural similarity, mean over the channels: (B,), 1 for equal images.
+    """Return the multi-scale structural similarity, mean over the channels: (B,), 1 for equal images.
 
-    A scale that correlates negatively counts as 0, as its broken power would not be a number.
+    A scale that correlates negatively counts as 0, because a negative number has no real fractional power.
     Raises ValueError for images with a side below 176 pixels.
     """
     if min(x.shape[-2:]) < SMALLEST_SIDE:
         msg = f"MS-SSIM needs {SMALLEST_SIDE} x {SMALLEST_SIDE} pixels or more, not {x.shape[-1]} x {x.shape[-2]}"
         raise ValueError(msg)
-    # In flat areas the difference of nearly equal squares is all that there is: float32 would be 2e-4 off.
+    # In flat areas the variance is a difference of nearly equal squares, and float32 would be 2e-4 off.
     x, y = x.double(), y.double()
     result = x.new_ones(x.shape[:2])
     for scale, weight in enumerate(SCALE_WEIGHTS):
         if scale:
-            # An odd last row or column is averaged with itself, as the authors' program does.
+            # An odd last row or column is averaged with itself, as in the authors' program.
             x, y = (F.avg_pool2d(image, 2, ceil_mode=True) for image in (x, y))
         ssim, contrast = _similarity(x, y)
         coarsest = scale == len(SCALE_WEIGHTS) - 1
@@ -83,7 +91,7 @@ def ms_ssim(x: Tensor, y: Tensor) -> Tensor:
 
 
 class Lpips(nn.Module):
-    """LPIPS 0.1 with AlexNet: (B,) distances, 0 for equal images."""
+    """LPIPS 0.1 with AlexNet.  Distances are (B,), 0 for equal images.   folder: of the weights."""
 
     shift: Tensor
     scale: Tensor
@@ -96,7 +104,7 @@ class Lpips(nn.Module):
         self.register_buffer("scale", _per_channel(LPIPS_SCALE))
 
     def features(self, pixels: Tensor) -> list[Tensor]:
-        """Unit-length features of AlexNet's five convolutions."""
+        """Return the features of AlexNet's five convolutions, scaled to unit length."""
         x = (2 * pixels - 1 - self.shift) / self.scale
         found = []
         for index, (stride, padding, pool) in enumerate(
@@ -110,11 +118,11 @@ class Lpips(nn.Module):
         return found
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Distance of x from y, pairwise over the batch."""
+        """Return the distances of two batches of images, pairwise."""
         return self.distance(self.features(x), self.features(y))
 
     def distance(self, x: list[Tensor], y: list[Tensor]) -> Tensor:
-        """Distance of images whose features are given."""
+        """Return the distances of images whose features are given."""
         total = x[0].new_zeros(len(x[0]))
         for index, (a, b) in enumerate(zip(x, y, strict=True)):
             difference = F.conv2d((a - b).square(), getattr(self, f"lin{index}_weight"))
@@ -123,7 +131,7 @@ class Lpips(nn.Module):
 
 
 class Dists(nn.Module):
-    """DISTS on VGG-16 with L2 pooling: (B,) distances, 0 for equal images."""
+    """DISTS on VGG-16 with L2 pooling.  Distances are (B,), 0 for equal images.   folder: of the weights."""
 
     alpha: Tensor
     beta: Tensor
@@ -153,7 +161,7 @@ class Dists(nn.Module):
         return (F.conv2d(x.square(), kernel, stride=2, padding=1, groups=x.shape[1]) + 1e-12).sqrt()
 
     def features(self, pixels: Tensor) -> list[Tensor]:
-        """The pixels themselves and the last activation of VGG-16's five stages."""
+        """Return the pixels and the last activation of each of VGG-16's five stages."""
         found = [pixels]
         x = (pixels - self.mean) / self.std
         for stage in self.STAGES:
@@ -166,11 +174,11 @@ class Dists(nn.Module):
         return found
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Distance of x from y, pairwise over the batch."""
+        """Return the distances of two batches of images, pairwise."""
         return self.distance(self.features(x), self.features(y))
 
     def distance(self, x: list[Tensor], y: list[Tensor]) -> Tensor:
-        """Distance of images whose features are given."""
+        """Return the distances of images whose features are given."""
         c1 = c2 = 1e-6
         similarity = x[0].new_zeros(len(x[0]))
         start = 0

@@ -1,7 +1,7 @@
-"""Time of an autoencoder of diffusers through this package, against diffusers called by hand: calls in turn, medians.
+"""Time an autoencoder of diffusers through this package against diffusers called by hand.  Calls alternate.
 
-By hand: the network as it is loaded, in inference mode, from a latent in memory to a picture and back.  Through the
-package: whole files, with what reading and writing them takes.
+By hand: the network as it is loaded, in inference mode, from a picture to a latent in memory and back.  Through the
+package: whole files, including the time that reading and writing them takes.
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ from PIL import Image
 from tqdm import tqdm
 
 import pillow_sdl  # noqa: F401  registers .sdl
-from benchmarks.runs import command, middle, versions
-from pillow_sdl import settings
-from pillow_sdl.models import cards, search
+from benchmarks.runs import command, middle, versions, write_json
+from pillow_sdl import registry, settings
+from pillow_sdl.models import hub
 
 SIDE: Final = 512
+"""Pixels along each side of the picture."""
 
 
 def turns(actions: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each action, called in turn after one call each that does not count."""
+    """Return the seconds of each action.  Actions are called in turn, after one call each that does not count."""
     found: dict[str, list[float]] = {name: [] for name in actions}
     for count in tqdm(range(repeats + 1), unit="turn", disable=None):
         for name, action in actions.items():
@@ -42,17 +43,17 @@ def turns(actions: dict[str, Callable[[], object]], repeats: int) -> dict[str, l
 
 
 def run(photo: Path, output: Path, *, model: str, repeats: int) -> None:
-    """Measure on the middle of a photo, write `output`, a JSON file, and print it."""
-    card = cards.by_name(model)
-    if not card.repositories:
-        msg = f"{model} is none of diffusers' models"
+    """Measure with the middle of a photo, write `output`, a JSON file, and print the medians."""
+    found_model = registry.model(model)
+    if not found_model.repositories:
+        msg = f"{model} is not a model of diffusers"
         raise SystemExit(msg)
     try:
-        folder = search.find(card)
+        folder = hub.find(found_model)
     except OSError as exc:
         raise SystemExit(str(exc)) from exc
     image = middle(photo, SIDE)
-    network: Any = getattr(diffusers, card.architecture).from_pretrained(folder, local_files_only=True)
+    network: Any = getattr(diffusers, found_model.network).from_pretrained(folder, local_files_only=True)
     target = io.BytesIO()
     image.save(target, "SDL", model=model)
     data = target.getvalue()
@@ -104,6 +105,5 @@ def run(photo: Path, output: Path, *, model: str, repeats: int) -> None:
         },
         "seconds": seconds,
     }
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+    write_json(output, found)
     print(json.dumps({name: found[name] for name in ("medians_s", "ratios")}, indent=1))

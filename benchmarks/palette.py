@@ -1,7 +1,7 @@
-"""The palette quantiser against the way of 2022 as it is described: bytes of files, and the error of the latent.
+"""Compare the palette quantizer with the method of 2022: bytes of files, and the error of the latent.
 
-The reference is written here from the description alone: k-means on the 8-bit latent from several random starts, the best
-of which counts, then Floyd and Steinberg's error diffusion, position by position.
+The reference is written from M. Buehlmann's description alone: k-means on the 8-bit latent from several random starts,
+of which the best one counts, then Floyd and Steinberg's error diffusion, position by position.
 """
 
 from __future__ import annotations
@@ -10,28 +10,35 @@ import io
 import platform
 import statistics
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from benchmarks.peers import load
 from benchmarks.report import markdown
 from benchmarks.runs import Journal, Row, command, middle, photos, versions
-from pillow_sdl import codec, container
+from pillow_sdl import decode
+from pillow_sdl.format import container
 from pillow_sdl.latent import palette
-from pillow_sdl.models import cards, store
 
 SCHEMA: Final = 1
-SIDE: Final = 512
-RAW_PALETTE: Final = 1024
-"""Bytes of his palette: 256 entries of 4 values."""
 
-Vectors = NDArray[np.float64]
+SIDE: Final = 512
+"""Pixels along each side of a photo's middle."""
+
+RAW_PALETTE: Final = 1024
+"""Bytes of the palette of 2022: 256 entries of 4 values."""
+
+Vectors: TypeAlias = NDArray[np.float64]
 
 
 def k_means(vectors: Vectors, size: int, generator: np.random.Generator, passes: int = 300) -> Vectors:
-    """Means (size, C) of clusters of vectors (n, C): Lloyd's from starts of k-means++, until nothing moves."""
+    """Return the means (size, C) of clusters of vectors (n, C).
+
+    The start is that of k-means++.  Lloyd's algorithm then runs until nothing moves, or for `passes` passes.
+    """
     centres = vectors[[generator.integers(len(vectors))]]
     distance = np.square(vectors - centres[0]).sum(1)
     while len(centres) < size and distance.any():
@@ -50,7 +57,7 @@ def k_means(vectors: Vectors, size: int, generator: np.random.Generator, passes:
 
 
 def floyd_steinberg(levels: Vectors, entries: Vectors) -> Vectors:
-    """Levels (h, w, C), each position set to an entry and the error passed on, row by row."""
+    """Set each position of levels (h, w, C) to an entry (K, C), and pass the error on, row by row."""
     wanted = np.pad(levels, ((0, 1), (1, 1), (0, 0)))
     found = np.empty_like(levels)
     for row in range(levels.shape[0]):
@@ -67,7 +74,10 @@ def floyd_steinberg(levels: Vectors, entries: Vectors) -> Vectors:
 
 
 def reference(latent: NDArray[np.float32], starts: int, generator: np.random.Generator) -> dict[str, float]:
-    """Mean square errors, in latent units, of the best of several palettes: dithered, and each vector to its nearest."""
+    """Return the mean squared errors of the best of several palettes, in latent units.
+
+    One error is that of dithering, the other that of the nearest entry for each vector.
+    """
     levels = palette.levels(latent).transpose(1, 2, 0).astype(np.float64)
     vectors = levels.reshape(-1, levels.shape[2])
 
@@ -86,22 +96,22 @@ def reference(latent: NDArray[np.float32], starts: int, generator: np.random.Gen
 
 
 def measure(path: Path, model: str, starts: int) -> Row:
-    """Bytes of the files of a photo's middle, and errors."""
+    """Return the bytes of the files of a photo's middle, and the errors of their latents."""
     image = middle(path, SIDE)
-    latent = store.load(cards.by_name(model)).encode(np.array(image))
+    latent = load(model).encode(np.array(image))
     row: Row = {"photo": path.name}
     for name, dither in (("dithered", True), ("plain", False)):
         target = io.BytesIO()
         image.save(target, "SDL", model=model, quantizer="palette", dither=dither)
         file = container.read(io.BytesIO(target.getvalue()))
-        sizes = codec.inspect(file)["bytes"]
+        sizes = decode.inspect(file)["bytes"]
         row |= {f"bytes_{name}": len(target.getvalue()), f"palette_bytes_{name}": sizes["P"]}
-        row[f"mse_{name}"] = float(np.square(codec.read_latent(file) - latent, dtype=np.float64).mean())
+        row[f"mse_{name}"] = float(np.square(decode.read_latent(file) - latent, dtype=np.float64).mean())
     return row | reference(latent, starts, np.random.default_rng(0))
 
 
 def summarise(rows: list[Row]) -> dict[str, float]:
-    """Means, the largest file, and how our errors stand to the reference's."""
+    """Return means over photos, the sizes of the largest files, and the ratios of our errors to the reference's."""
     found = {name: statistics.fmean(row[name] for row in rows) for name in rows[0] if name != "photo"}
     for name in ("dithered", "plain"):
         found[f"largest_{name}"] = max(row[f"bytes_{name}"] for row in rows)
@@ -110,7 +120,7 @@ def summarise(rows: list[Row]) -> dict[str, float]:
 
 
 def table(mean: dict[str, float]) -> str:
-    """Markdown."""
+    """Return a table in Markdown."""
     lines = [["palette", "bytes", "largest", f"of which palette ({RAW_PALETTE} raw)", "MSE", "to the reference's"]]
     for name in ("dithered", "plain"):
         cells = [f"{mean[f'{part}_{name}']:,.0f}" for part in ("bytes", "largest", "palette_bytes")]
@@ -119,12 +129,9 @@ def table(mean: dict[str, float]) -> str:
 
 
 def run(images: Path, output: Path, *, model: str, starts: int, limit: int | None, restart: bool) -> None:
-    """Measure, write `output`, a JSON file, and print the table."""
+    """Measure, write `output`, a JSON file, and print the table.   starts: random starts of the reference."""
     paths = photos(images, limit, SIDE)
-    try:
-        store.load(cards.by_name(model))
-    except OSError as exc:
-        raise SystemExit(str(exc)) from exc
+    load(model)
     setting = {"images": images.name, "side": SIDE, "model": model, "starts": starts, "versions": versions()}
     setting["machine"] = platform.machine()
     journal = Journal(output, setting, restart=restart)

@@ -1,7 +1,7 @@
-"""Latent coders of other packages, on the latents of one autoencoder, a diffusers AutoencoderTiny.
+"""Latent coders of other packages, on the latents of one autoencoder, an `AutoencoderTiny` of diffusers.
 
-They have no quality scale but bits per latent value; each number of bits is a point of their curve.  Bytes are
-those of the file that the package would write, its header included; pixels are the autoencoder's.
+Their quality scale is bits per latent value.  Each number of bits is a point of their curve.  Bytes are those of the
+file that the package would write, header included.  Pixels are those of the autoencoder.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 import torch
@@ -19,26 +19,45 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from pillow_sdl import registry
+from pillow_sdl.models import store
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from pillow_sdl.models.base import Autoencoder as StoredAutoencoder
+
 VAEPACK_CLIP: Final = 4.0
-"""vaepack's default: latent values beyond it are cut off."""
+"""Latent values beyond this magnitude are cut off, as in vaepack's default."""
+
 VAEPACK_BITS: Final = (4, 5, 6, 8)
-"""From the fewest that vaepack allows to its command's default; more bits only cost bytes, the autoencoder sets the limit."""
+"""From the fewest bits that vaepack allows to its command's default.
+
+More bits cost bytes without more quality, because the autoencoder sets the limit.
+"""
+
 VAEZIP_BITS: Final = (2, 3, 4)
-"""Of its block quantiser with Lloyd-Max levels; its others take more bytes for the same quality, more bits bring none."""
+"""Bits of vaezip's block quantizer with Lloyd-Max levels.
+
+Its other quantizers take more bytes for the same quality, and more bits do not bring more quality.
+"""
 
 
 class Autoencoder(Protocol):
-    """Pictures to latents, float32 (1, C, h, w), and back."""
+    """A network that turns pictures into latents and latents into pictures."""
 
     def encode(self, image: Image.Image) -> Tensor:
-        """Of an RGB picture of any size."""
+        """Return the latent of an RGB picture of any size, float32 (1, C, h, w)."""
 
     def decode(self, latent: Tensor, size: tuple[int, int]) -> Image.Image:
-        """RGB.   size: width and height, to which it is cropped."""
+        """Return the RGB picture of a latent, cropped to a size (width, height)."""
 
 
 class Tiny:
-    """AutoencoderTiny of diffusers, from a folder; nothing is fetched.  Its latents are in the diffusion model's scale."""
+    """An `AutoencoderTiny` of diffusers from a folder; nothing is downloaded.  Implements `Autoencoder`.
+
+    Its latents are in the scale of the diffusion model.
+    """
 
     def __init__(self, folder: Path) -> None:
         diffusers = importlib.import_module("diffusers")
@@ -50,7 +69,7 @@ class Tiny:
 
     @torch.inference_mode()
     def encode(self, image: Image.Image) -> Tensor:
-        """See `Autoencoder`.  Edges are repeated up to whole latent positions."""
+        """Return the latent of an RGB picture of any size.  Edges are repeated up to whole latent positions."""
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 127.5 - 1
         padding = (0, -image.width % self.factor, 0, -image.height % self.factor)
         latents: Tensor = self.network.encode(F.pad(pixels, padding, mode="replicate")).latents
@@ -58,16 +77,41 @@ class Tiny:
 
     @torch.inference_mode()
     def decode(self, latent: Tensor, size: tuple[int, int]) -> Image.Image:
-        """See `Autoencoder`."""
+        """Return the RGB picture of a latent, cropped to a size (width, height)."""
         pixels = ((self.network.decode(latent).sample[0].clamp(-1, 1) + 1) * 127.5).round().byte()
         return Image.fromarray(pixels.permute(1, 2, 0).numpy()).crop((0, 0, *size))
 
 
+def encoder(space: str, folder: Path | None) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+    """Return a function from pixels uint8 (H, W, 3) to their latent float32 (C, h, w).
+
+    folder: of an `AutoencoderTiny` in diffusers' layout; None for the first model of the space in the registry.
+    Raises SystemExit if the registry has none, or if its weights are not on this machine.
+    """
+    if folder is not None:
+        tiny = Tiny(folder)
+        return lambda pixels: tiny.encode(Image.fromarray(pixels))[0].numpy()
+    model = next((model for model in registry.load().models if model.space == space), None)
+    if model is None:
+        msg = f"no model here has the latent space {space}: --model names the folder of one"
+        raise SystemExit(msg)
+    return load(model.name).encode
+
+
+def load(model: str) -> StoredAutoencoder:
+    """Return the network of a model by name.  Raises SystemExit if its weights are not on this machine."""
+    try:
+        return store.load(registry.model(model))
+    except OSError as exc:
+        raise SystemExit(str(exc)) from exc
+
+
 @dataclass(frozen=True)
 class Peer:
-    """A latent coder with its autoencoder, a `Codec`.   qualities: bits per value.
+    """A latent coder with its autoencoder.  Implements `codecs.Codec`.
 
-    pack: latent, bits and the picture's size to a file.   unpack: a file to the latent.
+    qualities: bits per value.   pack: turns a latent, bits and the picture's size into a file.
+    unpack: turns a file into a latent.
     """
 
     name: str
@@ -78,20 +122,20 @@ class Peer:
 
     @property
     def labels(self) -> dict[str, int]:
-        """Names of the files that there can be, and their bits."""
+        """Names of the possible files, and their bits."""
         return {f"{self.name} {bits} bit": bits for bits in self.qualities}
 
     def encode(self, image: Image.Image, quality: int) -> bytes:
-        """See `Codec`."""
+        """Return a whole file."""
         return self.pack(self.autoencoder.encode(image), quality, image.size)
 
     def decode(self, data: bytes, size: tuple[int, int]) -> Image.Image:
-        """See `Codec`."""
+        """Return the picture, RGB, cropped to a size (width, height)."""
         return self.autoencoder.decode(self.unpack(data), size)
 
 
 def _vaepack(autoencoder: Autoencoder) -> list[Peer]:
-    """The coder of vaepack: everything that its `compress` does but for the SDXL autoencoder, which it would download."""
+    """Return the coder of vaepack: what its `compress` does, without the SDXL autoencoder, which it would download."""
     vaepack = importlib.import_module("vaepack")
     coder = vaepack.JXLCodec()
 
@@ -120,7 +164,7 @@ def _vaepack(autoencoder: Autoencoder) -> list[Peer]:
 
 
 def _vaezip(autoencoder: Autoencoder) -> list[Peer]:
-    """The best quantiser of vaezip, which codes no entropy."""
+    """Return the best quantizer of vaezip, which has no entropy coder."""
     vaezip = importlib.import_module("vaezip")
 
     def pack(latent: Tensor, bits: int, size: tuple[int, int]) -> bytes:
@@ -130,7 +174,7 @@ def _vaezip(autoencoder: Autoencoder) -> list[Peer]:
 
 
 def peers(autoencoder: Autoencoder) -> tuple[list[Peer], dict[str, str]]:
-    """The coders that are installed, and why others are not: package to reason."""
+    """Return the coders that are installed, and the reason why each other package cannot be used."""
     found: list[Peer] = []
     missing: dict[str, str] = {}
     for package, make in (("vaepack", _vaepack), ("vaezip", _vaezip)):

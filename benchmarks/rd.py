@@ -1,4 +1,4 @@
-"""Rate and distortion: formats at equal whole-file bytes, picture by picture."""
+"""Measure rate and distortion: formats at equal whole-file bytes, picture by picture."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -19,24 +19,24 @@ from benchmarks.metrics import SMALLEST_SIDE, Dists, Lpips, ms_ssim, psnr
 from benchmarks.peers import Peer, Tiny, peers
 from benchmarks.report import plot, results, table
 from benchmarks.runs import Journal, Row, command, photos, versions
-from pillow_sdl.models import cards
+from pillow_sdl import registry
 
 TOLERANCE: Final = 0.1
-"""Of the bytes asked for: a file further off is marked."""
+"""Part of the wanted bytes by which a file may be off before it is marked."""
 
 
 class FeatureMetric(Protocol):
-    """A distance of features, which are computed once for a photo that many pictures are compared with."""
+    """A distance of features.  Those of a photo are computed once and compared with many pictures."""
 
     def features(self, pixels: Tensor) -> list[Tensor]:
-        """Of pixels (1, 3, H, W) in 0..1."""
+        """Return the features of pixels (1, 3, H, W) in 0..1."""
 
     def distance(self, x: list[Tensor], y: list[Tensor]) -> Tensor:
-        """(1,), 0 for equal images."""
+        """Return the distance (1,), 0 for equal images."""
 
 
-Perceptual = Mapping[str, FeatureMetric]
-"""LPIPS and DISTS by their names in a row."""
+Perceptual: TypeAlias = Mapping[str, FeatureMetric]
+"""LPIPS and DISTS, by their names in a row."""
 
 
 def _tensor(image: Image.Image) -> Tensor:
@@ -44,12 +44,12 @@ def _tensor(image: Image.Image) -> Tensor:
 
 
 class Reference:
-    """A photo and its features, which all formats are compared with."""
+    """A photo and its features, with which all formats are compared."""
 
     @torch.inference_mode()
     def __init__(self, path: Path, perceptual: Perceptual) -> None:
         with Image.open(path) as source:
-            # Pixels only: no format is to pay for a photo's Exif or colour profile.
+            # Pixels only, so that no format pays for a photo's Exif or colour profile.
             self.image = Image.fromarray(np.array(source.convert("RGB")))
         self.pixels = _tensor(self.image)
         self.perceptual = perceptual
@@ -57,7 +57,7 @@ class Reference:
 
     @torch.inference_mode()
     def measure(self, codec: Codec, encoded: Encoded) -> Row:
-        """Bytes, metrics and times of a file."""
+        """Return bytes, metrics and times of a file."""
         started = time.perf_counter()
         image = codec.decode(encoded.data, self.image.size)
         seconds = time.perf_counter() - started
@@ -74,12 +74,15 @@ class Reference:
         return found | {"encode_s": encoded.seconds, "decode_s": seconds}
 
 
-Target = float | str
-"""Bytes to come near to: a rate in bits per pixel, or the label of a peer's file, which has a size of its own."""
+Target: TypeAlias = float | str
+"""Bytes that are wanted: a rate in bits per pixel, or the label of a peer's file, whose size counts."""
 
 
 def _targets(codec: Codec, rates: Sequence[float], codecs: Sequence[Codec]) -> list[Target]:
-    """Peers have no fine scale: they are measured as they are, and SDL at the bytes of each of their files."""
+    """Return the targets of a codec.
+
+    Peers have no fine quality scale.  Their files are measured as they are, and SDL at the bytes of each of them.
+    """
     if isinstance(codec, Peer):
         return list(codec.labels)
     sdl = isinstance(codec, Format) and codec.pillow == "SDL"
@@ -89,7 +92,7 @@ def _targets(codec: Codec, rates: Sequence[float], codecs: Sequence[Codec]) -> l
 def measure_photo(
     path: Path, wanted: Sequence[tuple[Codec, list[Target]]], perceptual: Perceptual, sizes: dict[Target, int]
 ) -> Iterator[Row]:
-    """Rows of one photo: the file nearest to each target.   sizes: bytes of the peers' files that are known already."""
+    """Yield the rows of one photo: the file nearest to each target.   sizes: known bytes of the peers' files."""
     reference = Reference(path, perceptual)
     pixels = reference.image.width * reference.image.height
     for codec, targets in wanted:
@@ -109,7 +112,10 @@ def measure_photo(
 def measure(
     paths: Sequence[Path], codecs: Sequence[Codec], rates: Sequence[float], perceptual: Perceptual, journal: Journal
 ) -> list[Row]:
-    """Rows of all photos, those that the journal has already among them.   codecs: peers before formats of SDL."""
+    """Return the rows of all photos.  Those that the journal has already are not measured again.
+
+    codecs: peers stand before formats of SDL.
+    """
     done = {(row["photo"], row["format"], row["target"]): row for row in journal.rows}
     targets = {codec.name: _targets(codec, rates, codecs) for codec in codecs}
     peer_names = {codec.name for codec in codecs if isinstance(codec, Peer)}
@@ -130,7 +136,7 @@ def measure(
 
 
 def _refusal(codec: Codec) -> str | None:
-    """Why a codec does not work.  Loads what it loads at its first use, so that no photo's time has it."""
+    """Return why a codec does not work, None if it does.  Its first use loads networks, which no time should include."""
     image = Image.new("RGB", (64, 64))
     try:
         codec.decode(codec.encode(image, codec.qualities[0]), image.size)
@@ -142,10 +148,11 @@ def _refusal(codec: Codec) -> str | None:
 def available(
     sdl: Sequence[Format], latents: Path | None, wanted: Sequence[str] | None = None
 ) -> tuple[list[Codec], dict[str, str]]:
-    """What can be measured here, and the reasons of what cannot.   sdl: variants; none for the defaults of `save`.
+    """Return the codecs that can be measured here, and the reasons why others cannot.
 
-    wanted: names of formats of others; None for all.
-    Raises SystemExit for a format that there is none of, and if a variant of SDL does not work: a wrong option, no weights.
+    sdl: variants of SDL; empty for the defaults of `save`.   latents: folder of an `AutoencoderTiny` for the peers.
+    wanted: names of other formats; None for all.
+    Raises SystemExit for an unknown format, and if a variant of SDL has a wrong option or no weights.
     """
     found: list[Codec] = []
     skipped: dict[str, str] = {}
@@ -197,12 +204,12 @@ def run(
     latents: Path | None,
     restart: bool,
 ) -> None:
-    """Measure, write `output`, a JSON file, and the plot next to it, and print the table."""
+    """Measure, write `output`, a JSON file, and a plot next to it, and print the table."""
     paths = photos(images, limit, SMALLEST_SIDE, every)  # What MS-SSIM needs.
     codecs, skipped = available(sdl, latents, formats)
     for name, reason in skipped.items():
         print(f"Without {name}: {reason}")
-    # Neither the command nor how it chooses photos: rows of the others stay good.
+    # Without the command and the choice of photos, so that rows of other photos stay valid.
     setting = {
         "images": images.name,
         "rates": list(rates),
@@ -211,7 +218,7 @@ def run(
         "latents": latents and latents.name,
         "skipped": skipped,
         "versions": versions(),
-        "models": {card.name: card.sha256 for card in cards.CARDS},
+        "models": {model.name: model.weights.sha256 for model in registry.load().models if model.weights},
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),
     }

@@ -1,8 +1,10 @@
-"""What rows of rate and distortion say: means, differences of rate, the tables of README, the plot."""
+"""Summarise rows of rate and distortion: means, differences of rate, tables in Markdown, plots."""
 
 from __future__ import annotations
 
+import json
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -12,7 +14,7 @@ if TYPE_CHECKING:
     from benchmarks.runs import Row
 
 SCHEMA: Final = 1
-"""Of the results' JSON; rises when a reader of the one before would go wrong."""
+"""Version of the results' JSON.  It rises when an older reader would misread them."""
 BEGIN: Final = "<!-- benchmark: begin -->"
 END: Final = "<!-- benchmark: end -->"
 TIMES: Final = ("encode_s", "decode_s")
@@ -35,10 +37,10 @@ METRICS: Final = {
 
 
 def summarise(rows: list[Row]) -> list[Row]:
-    """Means over photos of each format at each target: rates first, rising, then the files of peers.
+    """Return means over photos of each format at each target: rates first, rising, then the files of peers.
 
     A row has a photo, a format, a target (bits per pixel, or the name of a peer's file, whose bytes are the target),
-    off_target (the file is more than 10 % off), and what was measured; bpp is of the whole file.
+    off_target (whether the file is more than 10 % off), and what was measured; bpp is that of the whole file.
     """
     formats = list(dict.fromkeys(row["format"] for row in rows))
     labels = list(dict.fromkeys(row["target"] for row in rows if isinstance(row["target"], str)))
@@ -63,15 +65,15 @@ def summarise(rows: list[Row]) -> list[Row]:
 
 
 def _curve(means: list[Row], name: str) -> list[Row]:
-    """Points of a format: those at the rates asked for, and of a format that has none of these, all."""
+    """Return the points of a format: those at wanted rates, or all if it has none of them."""
     points = [mean for mean in means if mean["format"] == name]
     return [point for point in points if isinstance(point["target"], float)] or points
 
 
 def differences(means: list[Row]) -> list[dict[str, Any]]:
-    """BD-rates in each metric, on the curves of means.
+    """Return BD-rates in each metric, on the curves of means.
 
-    Of every variant of SDL against every other format, and of variants against the first one.
+    Every variant of SDL is compared with every other format, and with the first variant.
     """
     formats = list(dict.fromkeys(mean["format"] for mean in means))
     sdl = [name for name in formats if name.split()[0] == "SDL"]
@@ -87,13 +89,13 @@ def differences(means: list[Row]) -> list[dict[str, Any]]:
 
 
 def results(about: dict[str, Any], rows: list[Row]) -> dict[str, Any]:
-    """All that is written to the results' JSON.   about: how they were measured."""
+    """Return the content of the results' JSON.   about: how they were measured."""
     means = summarise(rows)
     return {"schema": SCHEMA, **about, "means": means, "bd_rates": differences(means), "rows": rows}
 
 
 def markdown(lines: list[list[str]]) -> str:
-    """A table, the first line its titles."""
+    """Return a table in Markdown, whose first line has the titles."""
     titles, *rest = (f"| {' | '.join(cells)} |" for cells in lines)
     return "\n".join([titles, "|---" * len(lines[0]) + "|", *rest])
 
@@ -112,7 +114,7 @@ def _means_table(means: list[Row]) -> str:
 
 
 def _bd_table(found: list[dict[str, Any]]) -> str:
-    """BD-rates; a dash where curves have no quality in common."""
+    """Return the table of BD-rates, with a dash where curves have no quality in common."""
     pairs: dict[tuple[str, str], list[str]] = {}
     for pair in found:
         shown = "-" if pair["percent"] is None else f"{pair['percent']:+.0f} %"
@@ -122,23 +124,27 @@ def _bd_table(found: list[dict[str, Any]]) -> str:
 
 
 def table(found: dict[str, Any]) -> str:
-    """Means and BD-rates in Markdown.   found: see `results`.  Raises ValueError if it is of another schema."""
+    """Return means and BD-rates in Markdown.   found: as `results` returns it.  Raises ValueError for another schema."""
     if found.get("schema") != SCHEMA:
         msg = f"the results are of schema {found.get('schema')}, not {SCHEMA}: measure again"
         raise ValueError(msg)
     parts = [_means_table(found["means"])]
     if any(mean["off_target"] for mean in found["means"]):
         photos = max(mean["photos"] for mean in found["means"])
-        parts += [f"(n off): on n of the {photos} photos no file is within 10 % of the target; the nearest one counts."]
+        parts += [
+            f"(n off): for n of the {photos} photos no file is within 10 % of the target; the nearest one counts."
+        ]
     if found["bd_rates"]:
-        parts += ["BD-rate: bytes more or less for the same quality, less is better; - where the qualities are apart."]
+        parts += [
+            "BD-rate: difference in bytes for the same quality, less is better; - if the qualities do not overlap."
+        ]
         parts += [_bd_table(found["bd_rates"])]
     parts += [f"Not measured: {name} ({reason})." for name, reason in found["setting"]["skipped"].items()]
     return "\n\n".join(parts)
 
 
 def insert(text: str, new: str) -> str:
-    """A Markdown text with `new` between its two markers.  Raises ValueError if they are not there, once each."""
+    """Return a Markdown text with `new` between its two markers.  Raises ValueError unless it has each of them once."""
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         msg = f"the text needs one line {BEGIN} and after it one line {END}"
         raise ValueError(msg)
@@ -146,12 +152,8 @@ def insert(text: str, new: str) -> str:
 
 
 def plot(means: list[Row], path: Path) -> None:
-    """Each metric over bits per pixel, as PNG; dashed where a format has sizes of its own."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
+    """Plot each metric over bits per pixel, as PNG.  Lines are dashed for formats with sizes of their own."""
+    plt = _pyplot()
     figure, axes = plt.subplots(2, 2, figsize=(12, 9), layout="constrained")
     for axis, name in zip(axes.flat, ("lpips", "dists", "psnr", "ms_ssim"), strict=True):
         for codec in dict.fromkeys(mean["format"] for mean in means):
@@ -165,3 +167,59 @@ def plot(means: list[Row], path: Path) -> None:
     axes.flat[0].legend()
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def chart(means: list[Row], path: Path) -> None:
+    """Draw a small chart of LPIPS over bits per pixel.   path: .png or .svg.
+
+    Each line has the name of its format at its right end.
+    """
+    plt = _pyplot()
+    names = list(dict.fromkeys(mean["format"] for mean in means))
+    # Text stays text in an SVG, and the same data gives the same file.
+    with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "sdl", "font.size": 9}):
+        figure, axis = plt.subplots(figsize=(5.6, 3.4), layout="constrained")
+        ends = []
+        for name in names:
+            points = _curve(means, name)
+            x, y = ([point[key] for point in points] for key in ("bpp", "lpips"))
+            own = name.split()[0] == "SDL"
+            (line,) = axis.plot(x, y, marker="o", markersize=3.5, linewidth=2.4 if own else 1.2)
+            ends.append((y[-1], x[-1], name, line.get_color(), "bold" if own else "normal"))
+        axis.set(xlabel="bits per pixel of the file", ylabel="LPIPS (lower is better)")
+        axis.set_xlim(0, 1.22 * max(end[1] for end in ends))
+        axis.set_ylim(0)
+        space = axis.get_ylim()[1] / 18
+        place = -space
+        for y, x, name, colour, weight in sorted(ends):
+            place = max(y, place + space)
+            axis.annotate(
+                name, (x, y), (x + 0.02 * axis.get_xlim()[1], place), color=colour, weight=weight, va="center"
+            )
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(axis="y", alpha=0.3)
+        figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
+        plt.close(figure)
+
+
+def _pyplot() -> Any:
+    """Return matplotlib's interface, set to draw files."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    return plt
+
+
+def write_table(results: Path, readme: Path) -> None:
+    """Write the table of results between the markers of a Markdown file."""
+    found = table(json.loads(results.read_text("utf-8")))
+    readme.write_text(insert(readme.read_text("utf-8"), found), "utf-8")
+
+
+def write_chart(results: Path, output: Sequence[Path]) -> None:
+    """Write the small chart of results.   output: files, .png or .svg."""
+    means = json.loads(results.read_text("utf-8"))["means"]
+    for path in output:
+        chart(means, path)

@@ -1,4 +1,4 @@
-"""What measurements share: their photos, the settings that they depend on, rows kept as they come, times."""
+"""What measurements share: photos, the settings that results depend on, a journal of rows, times."""
 
 from __future__ import annotations
 
@@ -13,37 +13,44 @@ import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from PIL import Image, features
 
 import pillow_sdl
+from pillow_sdl.registry import WEIGHTS_FOLDER
 
-Row = dict[str, Any]
-"""One measurement: JSON types only."""
+Row: TypeAlias = dict[str, Any]
+"""One measurement, in JSON types."""
 
 PACKAGES: Final = (
     *("pillow-sdl", "pillow", "torch", "numpy", "zstandard"),
     *("pillow-heif", "pillow-jxl-plugin", "imagecodecs", "diffusers", "vaepack", "vaezip"),
 )
+"""Packages whose versions are recorded."""
 
+SOURCE: Final = "pillow_sdl/*.py, registry.json"
+"""Name of the hash of the package's code and registry among the versions."""
 
 ONE_THREAD: Final = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-"""The environment in which times are those of one core."""
+"""Environment variables with which times are those of one core."""
 
 
 def _source_hash() -> str:
-    """SHA-256 of the package's code: its version does not change with every change of the code."""
+    """Return the SHA-256 of the package's code and registry.
+
+    The version does not change with every change of the code.  The registry has the SHA-256 of all weights.
+    """
     folder = Path(pillow_sdl.__file__).parent
     found = hashlib.sha256()
-    for path in sorted(folder.rglob("*.py")):
+    for path in [*sorted(folder.rglob("*.py")), WEIGHTS_FOLDER / "registry.json"]:
         found.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return found.hexdigest()
 
 
 def versions() -> dict[str, str]:
-    """What a result depends on: packages, the libraries in them, the code that is measured."""
-    found = {"python": platform.python_version(), "pillow_sdl/*.py": _source_hash()}
+    """Return what a result depends on: versions of packages and of the libraries in them, and a hash of the code."""
+    found = {"python": platform.python_version(), SOURCE: _source_hash()}
     for name in PACKAGES:
         try:
             found[name] = version(name)
@@ -58,20 +65,22 @@ def versions() -> dict[str, str]:
 
 
 def _is_path(text: str) -> bool:
-    """A slash alone may stand in a name, as in "most at 1/4"."""
+    """Whether an argument is a path.  A name may have a slash too, as in "blocks at 1/4"."""
     return "\\" in text or ("/" in text and (Path(text).is_absolute() or Path(text).parent.is_dir()))
 
 
 def command(module: str = "benchmarks") -> str:
-    """The command of this run.  Of paths only the last part: where they lie is nobody else's business."""
+    """Return the command of this run.  Of paths only the last part is given, because results are published."""
     arguments = [Path(text).name if _is_path(text) else text for text in sys.argv[1:]]
     return shlex.join(["python", "-m", module, *arguments])
 
 
 def photos(folder: Path, limit: int | None, least: int = 1, every: int = 1) -> list[Path]:
-    """The first photos by name; only every so many.
+    """Return photos of a folder in the order of their names.
 
-    Raises SystemExit if there are none, for one with a side below `least` pixels, and if `every` is below 1.
+    limit: number of photos, None for all.   least: pixels that each side must have.
+    every: distance in the list from one photo to the next.
+    Raises SystemExit if there are none, for a photo with a shorter side, and if `every` is below 1.
     """
     if every < 1:
         msg = f"every must be 1 or more, not {every}"
@@ -88,7 +97,7 @@ def photos(folder: Path, limit: int | None, least: int = 1, every: int = 1) -> l
 
 
 def middle(photo: Path, side: int) -> Image.Image:
-    """The middle of a photo, side x side pixels, RGB.   Raises SystemExit for a photo with a shorter side."""
+    """Return the middle of a photo, side x side pixels, RGB.  Raises SystemExit for a photo with a shorter side."""
     with Image.open(photo) as image:
         _refuse_below(side, photo, image)
         left, top = (image.width - side) // 2, (image.height - side) // 2
@@ -101,8 +110,14 @@ def _refuse_below(least: int, path: Path, image: Image.Image) -> None:
         raise SystemExit(msg)
 
 
+def write_json(path: Path, found: dict[str, Any]) -> None:
+    """Write results.  The folder is made if it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+
+
 def median_seconds(action: Callable[[], object], repeats: int) -> float:
-    """Of several calls, after one that is not counted."""
+    """Return the median time of several calls, after one call that does not count."""
     action()
     times = []
     for _ in range(repeats):
@@ -113,7 +128,7 @@ def median_seconds(action: Callable[[], object], repeats: int) -> float:
 
 
 def _changed(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
-    """Names of the values that differ, in depth."""
+    """Yield the names of the values that differ, with those of nested dictionaries."""
     for name in sorted(old.keys() | new.keys()):
         before, after = old.get(name), new.get(name)
         if isinstance(before, dict) and isinstance(after, dict):
@@ -123,16 +138,20 @@ def _changed(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
 
 
 class Journal:
-    """Rows on disk beside the results that they are for, one JSON line each as soon as it is measured.
+    """Rows on disk, beside the results that they belong to.  Each row is a line of JSON, written when it is measured.
 
-    The first line is the setting.  A run that was interrupted goes on with these rows, one that has ended with those
-    of its results, if their setting is the same.  Raises SystemExit if a journal has rows of another setting, unless
-    all is to be measured anew.
+    The first line is the setting.  A run that was interrupted goes on with these rows.  A run that has ended goes on
+    with the rows of its results, if their setting is the same.
     """
 
     def __init__(self, output: Path, setting: dict[str, Any], *, restart: bool) -> None:
+        """Open the journal.
+
+        output: file of the results.   setting: what rows depend on.   restart: whether earlier rows are dropped.
+        Raises SystemExit if an interrupted run had another setting.
+        """
         self.output, self.path = output, output.with_suffix(".rows.jsonl")
-        self.setting: dict[str, Any] = json.loads(json.dumps(setting))  # As it is read back: lists for tuples.
+        self.setting: dict[str, Any] = json.loads(json.dumps(setting))  # As it is read back, with lists for tuples.
         self.rows: list[Row] = []
         if not restart:
             self.rows = self._interrupted() or self._finished()
@@ -141,14 +160,14 @@ class Journal:
 
     def _interrupted(self) -> list[Row]:
         text = self.path.read_text("utf-8") if self.path.exists() else ""
-        # What comes after the last line feed was cut off in the writing.
+        # Text after the last line feed is a line that was not written to its end.
         whole = text[: text.rfind("\n") + 1]
         if not whole:
             return []
         earlier, *rows = map(json.loads, whole.splitlines())
         if rows and earlier != self.setting:
             changed = ", ".join(_changed(earlier, self.setting))
-            msg = f"{self.path} was measured with other settings ({changed}): --restart measures all anew"
+            msg = f"{self.path} was measured with other settings ({changed}): --restart measures everything again"
             raise SystemExit(msg)
         return rows
 
@@ -158,12 +177,12 @@ class Journal:
         return rows
 
     def append(self, row: Row) -> None:
-        """Keep a row."""
+        """Add a row."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         self.rows.append(row)
 
     def finish(self, results: dict[str, Any]) -> None:
-        """Write the results; the rows are in them, so their own file goes."""
-        self.output.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
+        """Write the results, which hold the rows, and delete the journal."""
+        write_json(self.output, results)
         self.path.unlink()

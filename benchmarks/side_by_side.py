@@ -1,4 +1,4 @@
-"""A photo as .sdl, and as the other formats in at most the same bytes: a table, and one picture of them all."""
+"""Show a photo as .sdl, and as other formats in at most the same bytes: a table, and one picture of all of them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ from benchmarks.codecs import FORMATS, Search
 
 PHOTO = Path(__file__).resolve().parent.parent / "docs" / "grace_hopper.jpg"
 CAPTION = 34
+"""Height in pixels of the line of text above a picture."""
+
 GAP = 8
+"""Pixels between pictures."""
+
 LARGEST = 1024
-"""Longest side of a picture on the sheet."""
+"""Longest side in pixels of a picture on the sheet."""
 
 
 def compose(panels: list[tuple[str, Image.Image]], columns: int) -> Image.Image:
-    """Pictures of one size in a grid, each with a line of text above it."""
+    """Return pictures of one size in a grid, each with a line of text above it."""
     width, height = panels[0][1].size
     rows = -(-len(panels) // columns)
     sheet = Image.new("RGB", (columns * (width + GAP) + GAP, rows * (height + CAPTION + GAP) + GAP), "white")
@@ -33,12 +37,13 @@ def compose(panels: list[tuple[str, Image.Image]], columns: int) -> Image.Image:
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="scripts/demo", description=__doc__)
-    parser.add_argument("photo", type=Path, nargs="?", default=PHOTO, help="default: a portrait in the public domain")
-    parser.add_argument("-q", "--quality", type=int, default=24, help="of the .sdl file, 0 to 100")
     parser.add_argument(
-        "-o", "--output", type=Path, default=Path("side_by_side.png"), help="the picture that is written"
+        "photo", type=Path, nargs="?", default=PHOTO, help="the default is a portrait in the public domain"
     )
+    parser.add_argument("-q", "--quality", type=int, default=24, help="of the .sdl file, 0 to 100")
+    parser.add_argument("-o", "--output", type=Path, default=Path("side_by_side.png"), help="picture to write")
     options = parser.parse_args()
     try:
         with Image.open(options.photo) as source:
@@ -46,7 +51,7 @@ def main() -> None:
     except OSError as exc:
         parser.error(f"{options.photo}: {exc.strerror or exc}")
     sdl = next(codec for codec in FORMATS if codec.name == "SDL")
-    sdl.decode(sdl.encode(image, options.quality), image.size)  # The first time loads torch and the weights.
+    sdl.decode(sdl.encode(image, options.quality), image.size)  # The first call loads the network.
     data = sdl.encode(image, options.quality)
     file = options.output.with_suffix(".sdl")
     file.write_bytes(data)
@@ -68,7 +73,7 @@ def main() -> None:
     for _, picture in panels:
         picture.thumbnail((LARGEST, LARGEST))
     compose(panels, 5 if image.height > image.width else 3).save(options.output)
-    print(f"Wrote {file} and {options.output}.  What SDL shows is partly invented: compare before you rely on it.")
+    print(f"Wrote {file} and {options.output}.  SDL invents part of what it shows: compare before you rely on it.")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,9 @@
-"""Time and memory: medians of repeated runs, cold starts in processes of their own, peak memory of a large picture."""
+"""Measure time and memory: medians of calls, fresh processes, and the peak memory of a large picture.
+
+Measured are import, open, thumbnail, verify, encode and decode of a small picture, a cold start, and encode and decode
+of a large picture in tiles.  A cold start is a fresh process that opens and decodes a file, from the start of the
+interpreter to its end.
+"""
 
 from __future__ import annotations
 
@@ -9,40 +14,22 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any, Final
 
 from PIL import Image
 
-from benchmarks.runs import command, median_seconds, middle, versions
+from benchmarks.runs import command, median_seconds, middle, versions, write_json
 
 SIDE: Final = 512
-"""Of the small picture, in pixels."""
+"""Pixels along each side of the small picture."""
 
-COLD = """
-import time
-start = time.perf_counter()
-from PIL import Image
-import pillow_sdl
-pillow = time.perf_counter()
-image = Image.open({path!r})
-opened = time.perf_counter()
-import numpy
-import torch
-from pillow_sdl.models import embedded
-imported = time.perf_counter()
-from pillow_sdl.models import cards, store
-store.load(cards.by_name("embedded"))
-weights = time.perf_counter()
-image.load()
-end = time.perf_counter()
-import json
-print(json.dumps({{"pillow": pillow - start, "open": opened - pillow, "import_torch": imported - opened,
-                  "weights": weights - imported, "network": end - weights, "total": end - start}}))
-"""
+FRESH: Final = 11
+"""Fresh processes that a median is taken of."""
 
-IMPORTS = """
+IMPORTS: Final = """
 import time
 from PIL import Image
 start = time.perf_counter()
@@ -50,8 +37,32 @@ import pillow_sdl
 print(time.perf_counter() - start)
 """
 
-LARGE = """
-import resource, sys, time
+COLD: Final = "from PIL import Image; import pillow_sdl; Image.open({path!r}).load()"
+
+EMPTY: Final = "from PIL import Image; Image.init()"
+"""What a process without this package does before it opens a file."""
+
+PARTS: Final = """
+import json, time
+start = time.perf_counter()
+from PIL import Image
+import pillow_sdl
+imported = time.perf_counter()
+image = Image.open({path!r})
+opened = time.perf_counter()
+from pillow_sdl import registry
+from pillow_sdl.models import store
+store.load(registry.model(registry.EMBEDDED))
+network = time.perf_counter()
+image.load()
+end = time.perf_counter()
+print(json.dumps({{"import": imported - start, "open": opened - imported, "network": network - opened,
+                  "decode": end - network}}))
+"""
+"""The parts of a cold start.  "network" is the import of the run time and the reading of the weights."""
+
+LARGE: Final = """
+import resource
 from PIL import Image
 import pillow_sdl
 Image.MAX_IMAGE_PIXELS = None
@@ -60,8 +71,8 @@ side = {side}
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
-# A large picture with detail everywhere: a photo repeated; with alpha, a gradient that is clear at the top.
-MAKE = """
+# A large picture with detail everywhere: a photo, repeated.  The alpha plane is a gradient that is clear at the top.
+MAKE: Final = """
 source = Image.open({photo!r}).convert("RGB")
 picture = Image.new("RGB", (side, side))
 for y in range(0, side, source.height):
@@ -73,11 +84,17 @@ if {alpha}:
 
 
 def _python(program: str) -> str:
+    """Run a program in a fresh process, and return what it prints."""
     return subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout  # noqa: S603
 
 
+def _fresh_seconds(program: str, repeats: int) -> float:
+    """Return the median time of a program in a fresh process, with the start and the end of the interpreter."""
+    return median_seconds(lambda: _python(program), repeats)
+
+
 def _large(photo: Path, folder: Path, side: int, *, alpha: bool) -> dict[str, float]:
-    """Seconds and peak megabytes of encoding and decoding a picture of side x side pixels, the process included."""
+    """Return seconds and peak megabytes of encoding and decoding side x side pixels, each in a fresh process."""
     path = str(folder / "large.sdl")
     found: dict[str, float] = {}
     actions = {
@@ -93,10 +110,11 @@ def _large(photo: Path, folder: Path, side: int, *, alpha: bool) -> dict[str, fl
 
 
 def _small(image: Image.Image, path: Path, payload: str, repeats: int) -> dict[str, Any]:
-    """Bytes of a picture's file and median seconds of all that is done with it; it is written to `path`."""
+    """Return the bytes of a picture's file, and median seconds of what is done with it.   path: of the file."""
     image.save(path, payload=payload)
     data = path.read_bytes()
-    cold = [json.loads(_python(COLD.format(path=str(path)))) for _ in range(min(5, repeats))]
+    fresh = min(FRESH, repeats)
+    parts = [json.loads(_python(PARTS.format(path=str(path)))) for _ in range(fresh)]
     return {
         "bytes": len(data),
         "encode_s": median_seconds(lambda: image.save(io.BytesIO(), "SDL", payload=payload), repeats),
@@ -104,30 +122,37 @@ def _small(image: Image.Image, path: Path, payload: str, repeats: int) -> dict[s
         "open_s": median_seconds(lambda: Image.open(path).close(), 10 * repeats),
         "thumbnail_96_s": median_seconds(lambda: Image.open(path).thumbnail((96, 96)), repeats),
         "verify_s": median_seconds(lambda: Image.open(path).verify(), repeats),
-        "cold_load_s": {name: statistics.median(row[name] for row in cold) for name in cold[0]},
+        "cold_start_s": _fresh_seconds(COLD.format(path=str(path)), fresh),
+        "cold_start_parts_s": {name: statistics.median(row[name] for row in parts) for name in parts[0]},
     }
 
 
-def run(photo: Path, output: Path, folder: Path, repeats: int, side: int) -> None:
-    """Measure with a photo, 512 x 512 from its middle, for both payloads, and write JSON."""
+def run(photo: Path, output: Path, *, repeats: int, side: int) -> None:
+    """Measure with a photo, write `output`, a JSON file, and print it.
+
+    The small picture is the photo's middle, for both payloads.   repeats: calls that a time is the median of.
+    side: of the large picture in pixels, 0 for none.
+    """
+    import torch
+
     import pillow_sdl  # noqa: F401
 
     image = middle(photo, SIDE)
-    import torch
-
     found: dict[str, Any] = {
         "command": command(),
         "versions": versions(),
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),
-        "import_s": statistics.median(float(_python(IMPORTS)) for _ in range(11)),
+        "import_s": statistics.median(float(_python(IMPORTS)) for _ in range(min(FRESH, repeats))),
+        "python_and_pillow_s": _fresh_seconds(EMPTY, min(FRESH, repeats)),
     }
-    for payload in ("range", "zstd"):
-        found[f"{SIDE}x{SIDE} {payload}"] = _small(image, folder / f"{payload}.sdl", payload, repeats)
-    if side:
-        found[f"{side}x{side} RGB"] = _large(photo, folder, side, alpha=False)
-        found[f"{side}x{side} RGBA"] = _large(photo, folder, side, alpha=True)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for payload in ("range", "zstd"):
+            found[f"{SIDE}x{SIDE} {payload}"] = _small(image, folder / f"{payload}.sdl", payload, repeats)
+        if side:
+            found[f"{side}x{side} RGB"] = _large(photo, folder, side, alpha=False)
+            found[f"{side}x{side} RGBA"] = _large(photo, folder, side, alpha=True)
     found["benchmark_peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(found, indent=1) + "\n")
+    write_json(output, found)
     print(json.dumps(found, indent=1))

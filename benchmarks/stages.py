@@ -1,7 +1,8 @@
-"""Time and memory of each stage with networks of Stable Diffusion 1's size, in a process of its own each.
+"""Measure time and memory of each stage with networks of Stable Diffusion 1's size, each in a process of its own.
 
-For Linux, which tells a process's peak.  The networks are built from the published configurations, with random weights: neither depends on their values.  The
-latent of such an encoder says little, so it is brought to the deviation of Stable Diffusion's before it is coded.
+It runs on Linux, which tells a process's peak.  The networks are built from the published configurations with random
+weights, because time and memory do not depend on the values.  The latent of such an encoder is scaled to the standard
+deviation of Stable Diffusion's latents before it is coded.
 """
 
 from __future__ import annotations
@@ -9,13 +10,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from benchmarks.runs import Row, command, middle, versions
+from benchmarks.runs import Row, command, middle, versions, write_json
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 MODEL: Final = "sd-1.5"
 SPACE: Final = "sd1"
@@ -37,20 +42,22 @@ AUTOENCODER: Final[dict[str, Any]] = {
     "latent_channels": 4,
     "scaling_factor": 0.18215,
 }
-"""Stable Diffusion 1's, as its repositories have them; what is not named is diffusers' default."""
+"""Configurations of Stable Diffusion 1, as in its repositories.  What is not named is diffusers' default."""
 
 START = """
 import json, statistics, sys, time
 import numpy as np
 import pillow_sdl
-from pillow_sdl.latent import entropy, noise, optimize, quantize, spaces
-from pillow_sdl.models import cards, store
+from pillow_sdl import registry
+from pillow_sdl.latent import entropy, optimize, scalar, spaces
+from pillow_sdl.models import store
 
 folder, model, space, rate, repeats, denoise = json.loads(sys.argv[1])
 pillow_sdl.configure(device="cpu", model_dirs=[folder], denoise=denoise)
 name = f"{folder}/" + "{}.npy"
-log2_steps = quantize.log2_steps(spaces.by_name(space).tables.log2_steps, rate)
-steps = quantize.steps(spaces.by_name(space).tables.log2_steps, rate)
+method = registry.load().payloads["range"]
+table = spaces.tables(registry.space(space)).log2_steps
+log2_steps, steps = scalar.log2_steps(table, rate), scalar.steps(table, rate)
 """
 
 END = """
@@ -63,87 +70,73 @@ load_s, loaded = seconds(load)
 first_s, found = seconds(lambda: run(loaded))
 times = [seconds(lambda: run(loaded))[0] for _ in range(repeats)] or [first_s]
 keep(found)
-# Not ru_maxrss: that of a process begins with what its parent had, which here has built all networks.
+# Not ru_maxrss, which begins with what the parent had, and the parent has built all networks.
 peak = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM:"))
 print(json.dumps({"load_s": load_s, "first_s": first_s, "s": statistics.median(times), "peak_mb": peak / 1024}))
 """
 
 STAGES: Final = {
     "encode": """
-load = lambda: store.load(cards.by_name(model))
+load = lambda: store.load(registry.model(model))
 pixels = np.load(name.format("pixels"))
 run = lambda network: network.encode(pixels)
 keep = lambda latent: np.save(name.format("latent"), latent / latent.std())
 """,
     "choose symbols": """
-load = lambda: quantize.scale(np.load(name.format("latent")), steps)
+load = lambda: scalar.scale(np.load(name.format("latent")), steps)
 run = lambda scaled: optimize.choose(scaled, space, log2_steps, 0.0)
 keep = lambda symbols: np.save(name.format("symbols"), symbols)
 """,
     "entropy encode": """
 load = lambda: np.load(name.format("symbols"))
-run = lambda symbols: entropy.encode(symbols, entropy.RANGE, space, log2_steps)
+run = lambda symbols: entropy.encode(symbols, method, space, log2_steps)
 keep = lambda payload: np.save(name.format("payload"), np.frombuffer(payload, np.uint8))
 """,
     "entropy decode": """
 load = lambda: np.load(name.format("payload")).tobytes()
 shape = np.load(name.format("symbols")).shape
-run = lambda payload: entropy.decode(payload, shape, entropy.RANGE, space, log2_steps)
-keep = lambda symbols: np.save(name.format("coded"), quantize.dequantize(symbols, steps))
+run = lambda payload: entropy.decode(payload, shape, method, space, log2_steps)
+keep = lambda symbols: np.save(name.format("coded"), scalar.dequantize(symbols, steps))
 """,
     "UNet step": """
 load = lambda: store.load_denoiser(space)
 latent = np.load(name.format("coded"))
-run = lambda network: network.denoise(latent, noise.of_steps(steps), 1)
+run = lambda network: network.denoise(latent, scalar.noise_of(steps), 1)
 keep = lambda latent: np.save(name.format("clean"), latent)
 """,
     "decode": """
-load = lambda: store.load(cards.by_name(model))
+load = lambda: store.load(registry.model(model))
 latent = np.load(name.format("clean"))
 run = lambda network: network.decode(latent, rate)
 keep = lambda pixels: None
 """,
 }
-"""Programs in the order of the work; each leaves what the next one reads."""
+"""Programs in the order of the work.  Each writes the file that the next one reads."""
 
 
 def full_size(pipeline: Path) -> None:
-    """Write a pipeline's folder with random weights: 3.8 GB."""
+    """Write the folder of a pipeline with random weights, 3.8 GB."""
     import diffusers
     import torch
     from safetensors.numpy import save_file
 
-    from pillow_sdl.models import search
+    from pillow_sdl.models import local
 
     torch.manual_seed(0)
-    kinds: Any = diffusers  # its stubs lack half of it
-    kinds.UNet2DConditionModel(**UNET).save_pretrained(pipeline / search.UNET)
+    kinds: Any = diffusers  # Its stubs lack these classes.
+    kinds.UNet2DConditionModel(**UNET).save_pretrained(pipeline / local.UNET)
     kinds.AutoencoderKL(**AUTOENCODER).save_pretrained(pipeline / "vae")
     prompt = np.random.default_rng(0).normal(size=(1, 77, UNET["cross_attention_dim"]))
-    save_file({search.PROMPT_TENSOR: prompt.astype(np.float32)}, pipeline / search.PROMPT)
+    save_file({local.PROMPT_TENSOR: prompt.astype(np.float32)}, pipeline / local.PROMPT)
 
 
-def run(
-    photo: Path,
-    output: Path,
-    folder: Path,
-    repeats: int,
-    side: int,
-    quality: int,
-    build: Callable[[Path], None] = full_size,
-) -> None:
-    """Measure with the middle of a photo, and write JSON.
+def measure(folder: Path, image: Image.Image, rate: int, repeats: int, build: Callable[[Path], None]) -> list[Row]:
+    """Return a row for each stage, whose files stay in a folder.
 
-    repeats: calls after the first that a stage's time is the median of; 0: the first one's time.   build: writes the
-    pipeline's folder.
+    build: writes the folder of the pipeline.   The other parameters are those of `run`.
     """
-    import torch
-
-    from pillow_sdl.codec import EncodeOptions
-
     build(folder / MODEL)
-    np.save(folder / "pixels.npy", np.asarray(middle(photo, side)))
-    rate = EncodeOptions(quality=quality).rate
+    np.save(folder / "pixels.npy", np.asarray(image))
     arguments = json.dumps([str(folder), MODEL, SPACE, rate, repeats, "unet"])
     rows: list[Row] = []
     for stage, program in STAGES.items():
@@ -152,12 +145,30 @@ def run(
         )
         rows.append({"stage": stage} | json.loads(done.stdout))
         print(json.dumps(rows[-1]))
+    return rows
+
+
+def run(photo: Path, output: Path, *, repeats: int, side: int, quality: int) -> None:
+    """Measure with the middle of a photo, and write `output`, a JSON file.
+
+    The networks take 4 GB in a temporary folder; TMPDIR says where that is.
+    repeats: calls after the first one that a stage's time is the median of; 0 for the time of the first one.
+    side: of the middle, in pixels.   quality: as in `save`.
+    """
+    import torch
+
+    from pillow_sdl.options import EncodeOptions
+
+    image = middle(photo, side)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        rows = measure(folder, image, EncodeOptions(quality=quality).rate, repeats, full_size)
+        payload = np.load(folder / "payload.npy").size
     found = {
         "command": command(),
         "versions": versions(),
         "setting": {"side": side, "quality": quality, "repeats": repeats, "threads": torch.get_num_threads()},
-        "payload_bytes": np.load(folder / "payload.npy").size,
+        "payload_bytes": payload,
         "rows": rows,
     }
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+    write_json(output, found)

@@ -11,10 +11,13 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from pillow_sdl import errors
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
 _ENTRY: Final = re.compile(r"(\w+(?:, \w+)*): (.*)")
+_EXCEPTION: Final = re.compile(rf"(?<![`\w.])({'|'.join(errors.__all__)})\b")
 _RAISES: Final = re.compile(r"Raises ")
 
 
@@ -86,8 +89,12 @@ def to_rst(found: Docstring, title: str) -> list[str]:
         lines.append(f":{title}:")
         for names, text in found.entries.items():
             term = ", ".join(f"``{name}``" for name in names)
-            lines += [f"    {term}", f"        {text}", ""]
-    lines += [f":Raises:\n    {capitalized(text.removeprefix('Raises '))}\n" for text in found.raises]
+            lines += [f"    {term}", f"        {capitalized(text)}", ""]
+    if found.raises:
+        lines.append(":Raises:")
+    for text in found.raises:
+        linked = _EXCEPTION.sub(r":py:exc:`~pillow_sdl.\1`", text.removeprefix("Raises "))
+        lines += [f"    {capitalized(linked)}", ""]
     for paragraph in found.after:
         lines += ["", *_paragraph(paragraph)]
     return "\n".join(lines).splitlines()

@@ -27,7 +27,7 @@ from typing import IO, TYPE_CHECKING, Any, Final
 from PIL import Image, ImageFile
 
 from .errors import MalformedError
-from .format import container, metadata
+from .format import container, fidelity, metadata
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -71,6 +71,8 @@ class SdlImageFile(ImageFile.ImageFile):
             if not name or container.is_critical(name):
                 break
             section, offset = container.read_section(self.fp, offset)
+            if section.name == container.Name.FIDELITY:
+                self.info["fidelity"] = _fidelity(section.data)
             if section.name in _INFO_KEYS:
                 data = metadata.unpack(section.data, section=section.label)
                 self.info[_INFO_KEYS[section.name]] = data
@@ -95,10 +97,13 @@ class SdlImageFile(ImageFile.ImageFile):
                 raise
 
     def load_prepare(self) -> None:
-        """Refuse a closed file, as Pillow's own formats do, and prepare the image."""
+        """Refuse a closed file, as Pillow's own formats do, and one that is too large, before memory is allocated."""
+        from . import decode
+
         if self.fp is None:
             msg = "Operation on closed image"
             raise ValueError(msg)
+        decode.check_limit(self._header)
         super().load_prepare()
 
     def load_seek(self, pos: int) -> None:
@@ -109,6 +114,9 @@ class SdlImageFile(ImageFile.ImageFile):
     def _loaded(self, found: Decoded | None) -> None:
         """Note in `info` what made the pixels.   found: None for a preview."""
         self.info["sdl_decoder"] = "preview" if found is None else found.decoder
+        if "fidelity" in self.info:
+            # The bounds hold for the file's own model, without a denoiser.
+            self.info["fidelity"]["holds"] = found is not None and found.own
         if found is not None and found.denoiser is not None:
             self.info["sdl_denoiser"] = found.denoiser
 
@@ -151,6 +159,13 @@ class SdlImageFile(ImageFile.ImageFile):
             super().verify()
 
 
+def _fidelity(data: bytes) -> dict[str, float]:
+    """Return the summary of a fidelity map: side of a cell in pixels, and bounds of the error in levels of 0..255."""
+    found = fidelity.unpack(data)
+    worst, mean = fidelity.bound(found.worst_error), fidelity.bound(found.mean_error)
+    return {"cell": found.side, "worst": worst, "mean": mean}
+
+
 def _read_again(fp: IO[bytes], header: container.Header, *, strict: bool = False) -> container.Container:
     """Read the whole file, which must be the one whose header was read before."""
     msg = "the file has changed since it was opened"
@@ -173,12 +188,13 @@ class SdlDecoder(ImageFile.PyDecoder):
 
     def decode(self, buffer: Image.DecoderInput) -> tuple[int, int]:
         """Decode the whole picture at once, see `PIL.ImageFile.PyDecoder`."""
-        from . import decode
+        from . import decode, progress, settings
 
         assert self.fd is not None
         header, scale, report = self.args
         file = _read_again(self.fd, header)
-        found = decode.decode(file) if scale is None else None
+        with progress.job(settings.current().progress):
+            found = decode.decode(file) if scale is None else None
         pixels = decode.preview(file, scale) if found is None else found.pixels
         self.set_as_raw(pixels.tobytes())
         report(found)
@@ -272,7 +288,7 @@ def exif_and_xmp(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
     """Handle `Image.save`.  The options are those of `options.EncodeOptions`.  Writes once, when the file is complete."""
-    from . import encode
+    from . import encode, progress, settings
     from .options import SAVE_OPTIONS, EncodeOptions
 
     chosen = {name: im.encoderinfo[name] for name in SAVE_OPTIONS if im.encoderinfo.get(name) is not None}
@@ -281,7 +297,8 @@ def save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
     encode.check_size(*im.size)
     mode, pixels, alpha = _prepare(im)
     options = EncodeOptions(**chosen, **_metadata(im, mode))
-    fp.write(encode.encode(pixels, alpha, mode=mode, options=options))
+    with progress.job(settings.current().progress):
+        fp.write(encode.encode(pixels, alpha, mode=mode, options=options))
 
 
 Image.register_decoder("sdl", SdlDecoder)

@@ -16,6 +16,7 @@ Public are the names in `__all__` here and the modules that have an `__all__`: `
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import IO, TYPE_CHECKING, Any
 
 from PIL import Image
@@ -34,8 +35,10 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
+    from .fidelity_map import Fidelity
     from .latent_io import Latents, from_latents, latents, model_hash
     from .models.store import release
+    from .reading import fidelity
     from .SdlImagePlugin import SdlImageFile
     from .settings import Settings, configure, using
 
@@ -44,6 +47,7 @@ __version__ = "0.1.0"
 __all__ = [
     "BackendError",
     "ChecksumError",
+    "Fidelity",
     "Latents",
     "LimitError",
     "MalformedError",
@@ -56,6 +60,7 @@ __all__ = [
     "UnsupportedError",
     "__version__",
     "configure",
+    "fidelity",
     "from_latents",
     "latents",
     "model_hash",
@@ -65,19 +70,19 @@ __all__ = [
 ]
 
 
+_LAZY = {
+    **dict.fromkeys(("Settings", "configure", "using"), "settings"),
+    **dict.fromkeys(("Latents", "from_latents", "latents", "model_hash"), "latent_io"),
+    "Fidelity": "fidelity_map",
+    "fidelity": "reading",
+    "release": "models.store",
+}
+"""Public names that need NumPy, and the modules that define them."""
+
+
 def __getattr__(name: str) -> Any:
-    if name in {"Settings", "configure", "using"}:
-        from . import settings
-
-        return getattr(settings, name)
-    if name in {"Latents", "from_latents", "latents", "model_hash"}:
-        from . import latent_io
-
-        return getattr(latent_io, name)
-    if name == "release":
-        from .models import store
-
-        return store.release
+    if name in _LAZY:
+        return getattr(import_module(f".{_LAZY[name]}", __name__), name)
     msg = f"module {__name__!r} has no attribute {name!r}"
     raise AttributeError(msg)
 

@@ -1,4 +1,4 @@
-"""`python -m pillow_sdl` is `sdl`."""
+"""`python -m pillow_sdl` runs the program `sdl`."""
 
 from .cli import main
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
-from . import registry, settings
+from . import fidelity_map, progress, registry, settings
 from .errors import LimitError, ModelError
 from .format import alpha as alpha_plane
 from .format import container, metadata
@@ -31,11 +31,13 @@ class Decoded(NamedTuple):
     pixels: uint8 (H, W, bands of the mode).
     decoder: name of the model, or "NAME in place of HASH" if it is not the file's own but another of its space.
     denoiser: name of the denoiser that ran before it, None if none did.
+    own: whether the pixels are those that the file's fidelity map is about: of its own model, not denoised.
     """
 
     pixels: NDArray[np.uint8]
     decoder: str
     denoiser: str | None
+    own: bool = True
 
 
 def quantized(file: Container) -> Quantized:
@@ -88,6 +90,13 @@ def verify(file: Container) -> None:
     for section in file.sections:
         if section.name in container.METADATA:
             metadata.unpack(section.data, section=section.label)
+    read_fidelity(file)
+
+
+def read_fidelity(file: Container) -> fidelity_map.Fidelity | None:
+    """Return the fidelity map of a file, None if it has none.  Needs no network.  Raises MalformedError."""
+    data = file.get(Name.FIDELITY)
+    return None if data is None else fidelity_map.read(data, file.header.width, file.header.height)
 
 
 def decode(file: Container) -> Decoded:
@@ -100,19 +109,24 @@ def decode(file: Container) -> Decoded:
 
     header, options = file.header, settings.current()
     space = spaces.by_code(header.space)
+    with progress.part(0, 0.1):
+        found = quantized(file)
     alpha = _alpha(file)
-    found = quantized(file)
     model = store.choose(header.model, space.name)
     network = store.load(model)
     latent = found.dequantize()
     # A denoiser is not even loaded if there is nothing to remove.
     denoiser = store.load_denoiser(space.name) if found.noise.deviation >= schedule.LEAST else None
     if denoiser is not None:
-        latent = denoiser.denoise(latent, found.noise, int(options.denoise_steps), options.progress)
-    colour = network.decode(latent, found.rate, options.progress)[: header.height, : header.width]
+        with progress.part(0.1, 0.5):
+            latent = denoiser.denoise(latent, found.noise, int(options.denoise_steps), progress.report)
+    with progress.part(0.1 if denoiser is None else 0.5, 1):
+        colour = network.decode(latent, found.rate, progress.report)[: header.height, : header.width]
     own = header.model.hex()
     name = model.name if network.hash == own else f"{model.name} in place of {own}"
-    return Decoded(_assemble(colour, alpha, header.mode), name, None if denoiser is None else denoiser.name)
+    pixels = _assemble(colour, alpha, header.mode)
+    is_own = network.hash == own and denoiser is None
+    return Decoded(pixels, name, None if denoiser is None else denoiser.name, is_own)
 
 
 def _alpha(file: Container) -> NDArray[np.uint8] | None:

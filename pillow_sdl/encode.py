@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
+from dataclasses import replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from . import decode, fidelity_map, progress, registry, settings
 from . import options as opt
-from . import registry, settings
 from .errors import BackendError
 from .format import alpha as alpha_plane
 from .format import container, metadata
@@ -23,7 +25,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .latent.base import Refine
-    from .models.base import DifferentiableAutoencoder
+    from .models.base import Autoencoder, DifferentiableAutoencoder
+
+FIDELITY_TRIES: Final = 3
+"""How often a file with a fidelity map is made smaller until it fits into `target_bytes`."""
 
 FILL: Final = 0.97
 """Smallest share of `target_bytes` that a file takes, if its picture can take as much."""
@@ -62,6 +67,7 @@ def encode(
         msg = f"mode {mode.name} {needs}"
         raise ValueError(msg)
     model = registry.model(options.model)
+    network: Autoencoder
     refine: Refine | None = None
     if options.refinements:
         try:
@@ -72,10 +78,54 @@ def encode(
         network, refine = gradients, partial(_refined, gradients, pixels, options.refinements)
     else:
         network = store.load(model)
-    latent = network.encode(pixels, settings.current().progress)
-    return encode_latent(
-        latent, width, height, bytes.fromhex(network.hash), alpha, mode=mode, options=options, refine=refine
-    )
+    share = 1 / (1 + _duration(options) + 2 * options.with_fidelity)
+    with progress.part(0, share):
+        latent = network.encode(pixels, progress.report)
+    model_hash = bytes.fromhex(network.hash)
+
+    def file(options: EncodeOptions) -> bytes:
+        return encode_latent(latent, width, height, model_hash, alpha, mode=mode, options=options, refine=refine)
+
+    with progress.part(share, 1):
+        return _with_fidelity(file, pixels, mode, options) if options.with_fidelity else file(options)
+
+
+def _with_fidelity(
+    file: Callable[[EncodeOptions], bytes], pixels: NDArray[np.uint8], mode: Mode, options: EncodeOptions
+) -> bytes:
+    """Return the file of a picture with a fidelity map (SPEC 9.3).
+
+    file: makes the file without a map.  With `target_bytes` the map takes its share of them, and it is left out if
+    there is no room for it.
+    """
+    bands = slice(0, 1) if mode in (Mode.L, Mode.LA) else slice(0, 3)
+
+    def mapped(options: EncodeOptions) -> tuple[bytes, int]:
+        """Return the file with its map, and the bytes of the map's section."""
+        share = 1 / (1 + 2 / _duration(options))
+        with progress.part(0, share):
+            data = file(options)
+        found = container.read(io.BytesIO(data))
+        with settings.using(denoise="off", max_pixels=None), progress.part(share, 1):
+            decoded = decode.decode(found).pixels
+        section = Section(Name.FIDELITY, fidelity_map.measure(pixels[:, :, bands], decoded[:, :, bands]))
+        places = [index for index, known in enumerate(found.sections) if container.is_critical(known.name)]
+        sections = (*found.sections[: places[0]], section, *found.sections[places[0] :])
+        return Container(found.header, sections).to_bytes(), len(section.to_bytes())
+
+    if options.target_bytes is None:
+        return mapped(options)[0]
+    target = int(options.target_bytes)
+    room = 0
+    for _ in range(FIDELITY_TRIES):
+        try:
+            data, size = mapped(replace(options, target_bytes=target - room))
+        except ValueError:  # The picture does not fit beside its map.
+            break
+        if len(data) <= target:
+            return data
+        room = max(size, room + len(data) - target)
+    return file(options)
 
 
 def encode_latent(
@@ -134,10 +184,29 @@ def encode_latent(
         palette = () if coded.palette is None else (Section(Name.PALETTE, coded.palette),)
         return Container(header, (*sections, *palette, Section(Name.LATENT, coded.latent))).to_bytes()
 
+    spent, expected = 0.0, _duration(options)
+
+    def timed(level: int, refine: Refine | None = None) -> bytes:
+        nonlocal spent
+        start, spent = spent, spent + _duration_of_file(options, refined=refine is not None)
+        with progress.part(start / expected, spent / expected):
+            return file(level, refine)
+
     if target is None:
-        return file(quantizer.level(options), refine)
-    refined = None if refine is None else lambda level: file(level, refine)
-    return _largest_within(int(target), quantizer.level_range(options), file, refined)
+        return timed(quantizer.level(options), refine)
+    refined = None if refine is None else lambda level: timed(level, refine)
+    return _largest_within(int(target), quantizer.level_range(options), timed, refined)
+
+
+def _duration_of_file(options: EncodeOptions, *, refined: bool) -> float:
+    """Return about how long it takes to code a latent once, in units of the encoder's time; for progress."""
+    return 0.3 + 1.2 * (options.tune != "look") + (9.0 * (options.refinements + 1) if refined else 0)
+
+
+def _duration(options: EncodeOptions) -> float:
+    """Return about how long `encode_latent` takes.  With a target it codes some 12 times, and refines twice."""
+    last = _duration_of_file(options, refined=options.refinements > 0)
+    return last if options.target_bytes is None else 10 * _duration_of_file(options, refined=False) + 2 * last
 
 
 def _refined(

@@ -8,23 +8,19 @@ encoder of diffusers (SPEC 7.1).  No network runs here.  Torch tensors are accep
 
 from __future__ import annotations
 
-import io
 import os
 import re
-from contextlib import suppress
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from . import atomic, decode, encode, registry
-from .errors import LimitError, MalformedError
 from .format import container
 from .latent import spaces
 from .models import store
 from .models.hashes import model_hash
 from .options import EncodeOptions
+from .reading import read_container
 from .SdlImagePlugin import exif_and_xmp
 
 if TYPE_CHECKING:
@@ -59,30 +55,10 @@ def latents(file: str | os.PathLike[str] | IO[bytes]) -> Latents:
     Raises SdlError: MalformedError with rule F-01 if it is no SDL file, LimitError for a picture of more than twice
     `PIL.Image.MAX_IMAGE_PIXELS`, which `Image.open` refuses too.  Raises OSError if the file cannot be read.
     """
-    source: Any = file
-    if hasattr(source, "read"):
-        with suppress(AttributeError, io.UnsupportedOperation):
-            source.seek(0)
-        found = _container(source)
-    else:
-        with Path(os.fsdecode(source)).open("rb") as stream:
-            found = _container(stream)
+    found = read_container(file)
     header = found.header
-    if Image.MAX_IMAGE_PIXELS and header.width * header.height > 2 * Image.MAX_IMAGE_PIXELS:
-        msg = (
-            f"a picture of {header.width} x {header.height}: more than twice PIL.Image.MAX_IMAGE_PIXELS, "
-            f"{Image.MAX_IMAGE_PIXELS}, is refused"
-        )
-        raise LimitError(msg)
     latent = decode.read_latent(found)
     return Latents(latent, spaces.by_code(header.space).name, header.width, header.height, header.model.hex())
-
-
-def _container(stream: IO[bytes]) -> container.Container:
-    try:
-        return container.read(stream)
-    except SyntaxError as exc:
-        raise MalformedError(str(exc), offset=0, section="header", rule="F-01") from exc
 
 
 def from_latents(

@@ -21,6 +21,8 @@ AUTO: Final = "auto"
 DEFAULT_QUALITY: Final = 50
 DEFAULT_EFFORT: Final = 5
 MAX_EFFORT: Final = 9
+FIDELITY_EFFORT: Final = 10
+"""Effort from which on files carry a fidelity map."""
 
 REFINEMENTS: Final = (0, 0, 0, 0, 0, 0, 1, 2, 3, 6)
 """Passes through the decoder's gradient, by effort."""
@@ -46,6 +48,8 @@ class EncodeOptions:
     effort: 0 (fastest) to 9.  Effort 0 writes payload "zstd" unless payload says otherwise.  Efforts 6 to 9 refine the
     latent through the decoder's gradient, which saves bytes at equal PSNR and takes 10 to 60 times as long.
     tune: "look", or "psnr" for fewer bytes at equal PSNR and a slightly smoother picture.
+    fidelity: whether the file carries a map of how far its picture is from the original, which needs a decode.  None:
+    from effort 3 on.
     icc_profile, exif, xmp: bytes to store; empty for none; at most 16 MiB each.
     Raises ValueError, which says what is allowed.
     """
@@ -59,6 +63,7 @@ class EncodeOptions:
     payload: str = AUTO
     effort: int = DEFAULT_EFFORT
     tune: str = "look"
+    fidelity: bool | None = None
     icc_profile: bytes = b""
     exif: bytes = b""
     xmp: bytes = b""
@@ -77,10 +82,9 @@ class EncodeOptions:
         _check_choice("payload", self.payload, (AUTO, *METHODS))
         _check_choice("tune", self.tune, tuple(TUNES))
         _check_whole("palette_size", self.palette_size, 1, palette.MAX_SIZE)
-        dither: Any = self.dither
-        if not isinstance(dither, (bool, np.bool_)):
-            msg = f"dither must be True or False, not {dither!r}"
-            raise ValueError(msg)  # noqa: TRY004  options of a wrong type are ValueErrors, as in Pillow's own formats
+        _check_flag("dither", self.dither)
+        if self.fidelity is not None:
+            _check_flag("fidelity", self.fidelity)
         self._check_quantizer()
         for option in METADATA:
             value = getattr(self, option)
@@ -123,13 +127,16 @@ class EncodeOptions:
         return REFINEMENTS[self.effort]
 
     @property
+    def with_fidelity(self) -> bool:
+        """Whether the file carries a fidelity map."""
+        return self.effort >= FIDELITY_EFFORT if self.fidelity is None else bool(self.fidelity)
+
+    @property
     def choices(self) -> Choices:
         """What the quantizer is told."""
         numbers = registry.load().payloads
-        if self.payload != AUTO:
-            payloads = (numbers[self.payload],)
-        else:
-            payloads = tuple(numbers.values()) if self.effort else (numbers["zstd"],)
+        names = [self.payload] if self.payload != AUTO else numbers if self.effort else ["zstd"]
+        payloads = tuple(numbers[name] for name in names)
         return Choices(payloads=payloads, tune=TUNES[self.tune], dither=bool(self.dither))
 
 
@@ -137,7 +144,7 @@ METADATA: Final = {"icc_profile": container.Name.ICC, "exif": container.Name.EXI
 """Options that are stored in a section of their own."""
 
 SAVE_OPTIONS: Final = (
-    *("quality", "target_bytes", "effort", "payload", "tune"),
+    *("quality", "target_bytes", "effort", "payload", "tune", "fidelity"),
     *("model", "quantizer", "palette_size", "dither"),
 )
 """Options of `Image.save`, and of `sdl encode`, besides the metadata."""
@@ -155,6 +162,13 @@ def _check_choice(option: str, value: object, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         msg = f"{option} must be one of {', '.join(allowed)}, not {value!r}"
         raise ValueError(msg)
+
+
+def _check_flag(option: str, value: Any) -> None:
+    """Raise ValueError unless a value is True or False; NumPy's are allowed."""
+    if not isinstance(value, (bool, np.bool_)):
+        msg = f"{option} must be True or False, not {value!r}"
+        raise ValueError(msg)  # noqa: TRY004  options of a wrong type are ValueErrors, as in Pillow's own formats
 
 
 def _check_whole(option: str, value: object, least: int, most: int) -> None:

@@ -136,8 +136,9 @@ class Registry:
 
 
 def _space(entry: dict[str, Any]) -> Space:
-    files = {name: StoredFile(**entry[name]) for name in ("tables", "context", "denoiser") if name in entry}
-    return Space(**entry | files)
+    files = ("tables", "context", "denoiser")
+    found: dict[str, Any] = {n: StoredFile(**value) if n in files else value for n, value in entry.items()}
+    return Space(**found)
 
 
 def _model(entry: dict[str, Any]) -> Model:

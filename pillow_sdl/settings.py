@@ -51,9 +51,8 @@ class Settings:
         package's own), "unet", or "buehlmann" (the UNet with the three steps of 2022, for comparison).  Environment
         variable: PILLOW_SDL_DENOISE.
     denoise_steps: number of UNet calls, 1 to 50, for "auto" and "unet".
-    progress: called with (tiles done, tiles in all) while a picture is encoded or decoded, in the thread that does the
-        work.  A picture of up to 4096 latent positions is one tile.  A denoiser counts its tiles first, from 1, once
-        for each step; the decoder then counts its own tiles, from 1 again.
+    progress: called with (done, 1000) while a picture is saved or loaded, in the thread that does the work.  `done`
+        grows from 0 to 1000.
 
     An environment variable gives the value of a setting that the program does not set.  An empty one counts as not set.
     """

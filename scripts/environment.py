@@ -1,4 +1,4 @@
-"""What scripts/demo and scripts/test share: a virtual environment in .venv with the project and what it needs.
+"""Virtual environments for scripts/demo and scripts/test, with the project and what it needs.
 
 Standard library only; runs under any Python from 3.11.
 """
@@ -22,11 +22,14 @@ def run(*command: str | Path, folder: Path | None = ROOT) -> None:
         sys.exit(status)
 
 
-def prepare(*groups: str) -> Path:
-    """The Python of .venv, made if need be, with the project and these dependency groups installed."""
-    if sys.version_info < (3, 11):  # noqa: UP036  the one place that an older Python reaches
+def prepare(*groups: str, name: str = ".venv") -> Path:
+    """Return the Python of a virtual environment with the project and these dependency groups.
+
+    name: folder of the environment, below the project's root.  It is made if it does not exist.
+    """
+    if sys.version_info < (3, 11):  # noqa: UP036  an older Python may run this script
         sys.exit(f"pillow-sdl needs Python 3.11 or later; this is {sys.version.split()[0]}")
-    folder = ROOT / ".venv"
+    folder = ROOT / name
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     if not python.exists():
         venv.create(folder, with_pip=True)

@@ -339,6 +339,35 @@ def palette(entries: Palette, more: int = 0, flags: int = 0) -> bytes:
     return section("P", data)
 
 
+Grids = tuple[list[int], list[int]]
+"""Levels of the cells of a fidelity map, in rows: errors and invented structure."""
+
+
+def fidelity_map(grids: Grids, columns: int, *, s: int = 3, i: int = 20, head: bytes | None = None) -> bytes:
+    """Section f (SPEC 9.3).   columns: cells in a row.   head: the first four bytes, where they are not the right ones."""
+    error, invented = grids
+    w = (len(reader.distributions()[16 * i + 8]) - 3) // 2
+    done = []
+    for grid, first in ((error, 7), ([b - a for a, b in zip(error, invented, strict=True)], 0)):
+        values, beyond = [], []
+        for index, level in enumerate(grid):
+            left = grid[index - 1] if index % columns else grid[index - columns] if index else first
+            upper = grid[index - columns] if index >= columns else left
+            offset = level - (left + upper + 1) // 2
+            values.append(operation_of_row(16 * i + 8, min(max(offset, -w - 1), w + 1) + w + 1))
+            if abs(offset) > w:
+                beyond.append(number(abs(offset) - w - 1, 5))
+        done += values + beyond
+    start = head or bytes([s, max(error) << 4 | 5, max(invented) << 4, i])
+    return section("f", start + coded(done, 1))
+
+
+def operation_of_row(row: int, value: int) -> Operation:
+    """SPEC 8.6.4: a value of a row of the distributions."""
+    frequencies = reader.distributions()[row]
+    return Operation(sum(frequencies[:value]), frequencies[value])
+
+
 def latent(planes: Planes | None = None) -> bytes:
     """Return section L with uncompressed content."""
     return section("L", frame(pack(planes or zero_planes())))
@@ -361,6 +390,7 @@ def success(
     rate: int = 128,
     alpha: bytes | None = None,
     metadata: dict[str, bytes] | None = None,
+    fidelity: Grids | None = None,
     rule: str | None = None,
 ) -> Vector:
     """Return a vector that is read, with what a reader finds in it."""
@@ -375,6 +405,7 @@ def success(
         "symbols_sha256": sha256(symbols),
         "alpha_sha256": None if alpha is None else sha256(alpha),
         "metadata": {name: sha256(content) for name, content in (metadata or {}).items()},
+        "fidelity": fidelity and list(fidelity),
     }
     return Vector(data, side)
 
@@ -398,6 +429,7 @@ def partly_read(*sections: bytes, rule: str = "H-07", kind: str = "unsupported",
         "rate": fields.get("rate", 128),
         "alpha_sha256": sha256(b"\x40\x41"),
         "metadata": {"i": sha256(b"profile")},
+        "fidelity": None,
     }
     return Vector(file(*whole, width=2, mode="RGBA", **fields), side)
 
@@ -960,7 +992,7 @@ def ok_ignorable_section_empty() -> Vector:
 @vector
 def ok_sections_64() -> Vector:
     """The largest number of sections."""
-    names = [name for name in range(256) if name & 0x20 and chr(name) not in "iex"][:63]
+    names = [name for name in range(256) if name & 0x20 and chr(name) not in "iexf"][:63]
     return success(file(*(section(name, b"") for name in names), latent()), rule="S-01")
 
 
@@ -1889,6 +1921,69 @@ def tail_file() -> Vector:
     return with_tail(file(latent()))
 
 
+# Fidelity map
+
+STEEP: Grids = ([0, 15, 3, 7, 7, 8], [15, 0, 3, 6, 2, 9])
+SMOOTH: Grids = ([7, 7, 8, 6, 7, 8], [5, 6, 6, 4, 5, 6])
+
+
+@vector
+def ok_fidelity() -> Vector:
+    """A fidelity map of 3 x 2 cells."""
+    data = file(fidelity_map(SMOOTH, 3), latent(zero_planes(18 * 12)), width=144, height=96)
+    return success(data, zero_planes(18 * 12), size=(144, 96), fidelity=SMOOTH, rule="E-01")
+
+
+@vector
+def ok_fidelity_beyond() -> Vector:
+    """A fidelity map whose neighbours differ so much that offsets are beyond the row of the distributions."""
+    data = file(fidelity_map(STEEP, 3, i=0), latent(zero_planes(18 * 12)), width=144, height=96)
+    return success(data, zero_planes(18 * 12), size=(144, 96), fidelity=STEEP, rule="E-03")
+
+
+@vector
+def ok_fidelity_one_cell() -> Vector:
+    """A fidelity map of a picture of one pixel."""
+    return success(file(fidelity_map(([3], [0]), 1), latent()), fidelity=([3], [0]), rule="E-01")
+
+
+@vector
+def bad_fidelity_short() -> Vector:
+    """A fidelity map that ends before its distribution."""
+    return refused(file(section("f", b"\x03\x00\x00"), latent()), "E-01")
+
+
+@vector
+def bad_fidelity_side_0() -> Vector:
+    """A fidelity map with cells of no pixels."""
+    return refused(file(fidelity_map(([3], [0]), 1, head=b"\x00\x35\x00\x14"), latent()), "E-01")
+
+
+@vector
+def bad_fidelity_cells_65() -> Vector:
+    """A fidelity map with 65 cells in a row."""
+    data = file(fidelity_map(([3], [0]), 1, s=1), latent(zero_planes(130)), width=1040)
+    return refused(data, "E-02")
+
+
+@vector
+def bad_fidelity_distribution_48() -> Vector:
+    """A fidelity map with a distribution that does not exist."""
+    return refused(file(fidelity_map(([3], [0]), 1, head=b"\x03\x35\x00\x30"), latent()), "E-02")
+
+
+@vector
+def bad_fidelity_level_16() -> Vector:
+    """A fidelity map with an error of 16."""
+    return refused(file(fidelity_map(([16], [0]), 1, head=b"\x03\xf5\x00\x14"), latent()), "E-03")
+
+
+@vector
+def bad_fidelity_invented_negative() -> Vector:
+    """A fidelity map with an invented structure of -1."""
+    return refused(file(fidelity_map(([3], [-1]), 1, head=b"\x03\x35\x00\x14"), latent()), "E-03")
+
+
 # Files above a limit
 
 
@@ -1976,6 +2071,7 @@ INTRODUCTION = """# Test vectors
 - `symbols_sha256`: SHA-256 of the symbols as int16, little-endian, in the order C, h, w.
 - `alpha_sha256`: SHA-256 of the alpha plane in rows, or null.
 - `metadata`: SHA-256 of each metadata section's content, by the section's name.
+- `fidelity`: levels of the fidelity map's cells in rows, errors and invented structure, or null.
 
 Files that are refused have the keys from `size` on only if a reader of level A can read them; they never have
 `symbols_sha256`. A file that breaks no other rule is refused for its `rule`.

@@ -45,7 +45,7 @@ EMBEDDED = 16
 
 MODES = ("L", "LA", "RGB", "RGBA")
 METADATA = b"iex"
-KNOWN = b"iexAPL"
+KNOWN = b"iexfAPL"
 
 KNOWN_PALETTE_FLAGS = 0x01
 
@@ -82,12 +82,14 @@ class Container(NamedTuple):
 
     sections: name and data of each section, in the order of the file.   metadata: content by section name.
     alpha: width x height bytes in rows, or None.
+    fidelity: levels of all cells in rows, errors and invented structure, or None.
     """
 
     header: Header
     sections: list[tuple[int, bytes]]
     metadata: dict[str, bytes]
     alpha: bytes | None
+    fidelity: tuple[list[int], list[int]] | None
 
 
 class Place:
@@ -248,7 +250,9 @@ def read_container(data: bytes, *, strict: bool = False) -> Container:
     metadata = {chr(name): unpack_metadata(block) for name, block in sections if name in METADATA}
     alpha = dict(sections).get(ord("A"))
     plane = None if alpha is None else unpack_alpha(alpha, header.width, header.height)
-    return Container(header, sections, metadata, plane)
+    fidelity = dict(sections).get(ord("f"))
+    levels = None if fidelity is None else unpack_fidelity(fidelity, header.width, header.height)
+    return Container(header, sections, metadata, plane, levels)
 
 
 def geometry(header: Header) -> tuple[int, int, int]:
@@ -596,6 +600,43 @@ def read_range(data: bytes, latent: Latent) -> list[list[int]]:
     return latent.planes
 
 
+def unpack_fidelity(data: bytes, width: int, height: int) -> tuple[list[int], list[int]]:
+    """Return the levels of all cells of a fidelity map: errors and invented structure (SPEC 9.3)."""
+    if len(data) < 4 or data[0] == 0:
+        raise RefusedError(MALFORMED, "E-01", f"a fidelity map of {len(data)} bytes")
+    side, i = 16 * data[0], data[3]
+    columns, rows = -(-width // side), -(-height // side)
+    if max(columns, rows) > 64 or i >= 48:
+        raise RefusedError(MALFORMED, "E-02", f"{columns} x {rows} cells, distribution {i}")
+    if len(data) < 8 or len(data) % 2:
+        raise RefusedError(MALFORMED, "R-03", f"{len(data)} bytes do not hold a state and whole words")
+    state, *words = struct.unpack(f"<I{len(data) // 2 - 4}H", data[4:])
+    if state < 2**16:
+        raise RefusedError(MALFORMED, "R-03", f"the state is {state}, below 2^16")
+    coder = Coder([state], words)
+    row = distributions()[16 * i + 8]
+    w = (len(row) - 3) // 2
+    grids = []
+    for first in (7, 0):
+        offsets = [coder.value(row) - w - 1 for _ in range(columns * rows)]
+        for index, offset in enumerate(offsets):
+            if abs(offset) == w + 1:
+                offsets[index] += coder.number(5) if offset > 0 else -coder.number(5)
+        grid: list[int] = []
+        for index, offset in enumerate(offsets):
+            known = [grid[index - 1]] if index % columns else []
+            known += [grid[index - columns]] if index >= columns else []
+            grid.append(((known[0] + known[-1] + 1) // 2 if known else first) + offset)
+        grids.append(grid)
+    error, more = grids
+    invented = [a + b for a, b in zip(error, more, strict=True)]
+    if min(error + invented) < 0 or max(error + invented) > 15:
+        raise RefusedError(MALFORMED, "E-03", "a level is out of range")
+    if coder.states != [2**16] or coder.used < len(words):
+        raise RefusedError(MALFORMED, "R-05", f"the last state is {coder.states[0]}, {coder.used} words are used")
+    return error, invented
+
+
 def empty_latent(space: int, rate: int, height: int, width: int) -> Latent:
     """Return a picture without decoded symbols, with the context model of the latent space of that number."""
     entry = SPACES[space]
@@ -679,7 +720,7 @@ def symbols_hash(symbols: list[list[int]]) -> str:
 
 def report(container: Container) -> dict[str, Any]:
     """Return what a reader of level A finds, as JSON types."""
-    header, sections, metadata, alpha = container
+    header, sections, metadata, alpha, fidelity = container
     return {
         **header._asdict(),
         "mode": MODES[header.mode],
@@ -687,6 +728,7 @@ def report(container: Container) -> dict[str, Any]:
         "sections": [[chr(name), len(data)] for name, data in sections],
         "metadata": {name: hashlib.sha256(data).hexdigest() for name, data in metadata.items()},
         "alpha_sha256": None if alpha is None else hashlib.sha256(alpha).hexdigest(),
+        "fidelity": None if fidelity is None else list(fidelity),
     }
 
 

@@ -186,3 +186,14 @@ def psnr(first: Image.Image, second: Image.Image) -> float:
     assert first.mode == second.mode
     assert first.size == second.size
     return float(10 * np.log10(255**2 / np.square(values(first) - values(second)).mean()))
+
+
+def flat_difference(image: Image.Image) -> float:
+    """Return the mean absolute difference between an image and the best flat one: the median of each band."""
+    found = values(image)
+    return float(np.abs(found - np.median(found, axis=(0, 1))).mean())
+
+
+def resembles(found: Image.Image, expected: Image.Image) -> bool:
+    """Whether an image is at least three times nearer to another one of its mode and size than any flat image is."""
+    return difference(found, expected) <= flat_difference(expected) / 3

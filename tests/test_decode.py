@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+pytestmark = pytest.mark.plain
+
 WAYS: dict[str, Callable[[bytes], object]] = {
     "load": lambda data: images.opened(data).load(),
     "thumbnail": lambda data: images.opened(data).thumbnail((2, 2)),
@@ -79,7 +81,7 @@ def test_max_pixels_is_inclusive(way: str, plain_file: bytes) -> None:
     pixels = images.SIZE[0] * images.SIZE[1]
     with settings.using(max_pixels=pixels):
         WAYS[way](plain_file)
-    with settings.using(max_pixels=pixels - 1), pytest.raises(LimitError, match=f"47 x 33 .*max_pixels.*{pixels - 1}"):
+    with settings.using(max_pixels=pixels - 1), pytest.raises(LimitError, match=rf"47 x 33 .*max_pixels.*{pixels - 1}"):
         WAYS[way](plain_file)
 
 
@@ -97,12 +99,12 @@ def test_max_pixels_is_checked_before_memory_is_allocated(
     """Neither Pillow's image nor any plane exists when LimitError is raised."""
     data = huge_file(rich_file)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
-    monkeypatch.setattr(Image.core, "new", lambda *_: pytest.fail("an image was allocated"))
+    monkeypatch.setattr("PIL.Image.core.new", lambda *_: pytest.fail("an image was allocated"))
     with pytest.raises(LimitError), settings.using(max_pixels=1):
         WAYS[way](images.with_header(rich_file))  # Import all modules before memory is measured.
     tracemalloc.start()
     try:
-        with settings.using(max_pixels=10**8), pytest.raises(LimitError, match="65535 x 65535 .*max_pixels"):
+        with settings.using(max_pixels=10**8), pytest.raises(LimitError, match=r"65535 x 65535 .*max_pixels"):
             WAYS[way](data)
         assert tracemalloc.get_traced_memory()[1] < 2**20
     finally:

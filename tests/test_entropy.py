@@ -24,6 +24,8 @@ from . import frames
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+pytestmark = pytest.mark.plain
+
 PAYLOADS = registry.load().payloads
 SHAPES = st.tuples(st.integers(1, 5), st.integers(1, 9), st.integers(1, 9))
 

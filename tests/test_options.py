@@ -11,6 +11,8 @@ from pillow_sdl import options, registry
 from pillow_sdl.format import metadata
 from pillow_sdl.options import EncodeOptions
 
+pytestmark = pytest.mark.plain
+
 
 def test_the_defaults_are_the_embedded_model_at_quality_50() -> None:
     """Quality 50 is the middle of the rate codes."""

@@ -17,6 +17,8 @@ from pillow_sdl.latent.rans import Decoder, Distributions, Encoder
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+pytestmark = pytest.mark.plain
+
 STATES = (1, 16, 32, 64)
 SEEDS = st.integers(0, 2**32 - 1)
 

@@ -19,6 +19,8 @@ from pillow_sdl.latent.rounding import MAX_SYMBOL, round_to_nearest
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+pytestmark = pytest.mark.plain
+
 TABLES = hnp.arrays(np.int16, st.tuples(st.integers(2, 9), st.integers(1, 4)))
 SYMBOLS = hnp.arrays(np.int16, (4, 3, 2), elements=st.integers(-MAX_SYMBOL, MAX_SYMBOL))
 LATENTS = hnp.arrays(np.float32, (2, 3, 4), elements=st.floats(-1000, 1000, width=32))

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from pillow_sdl import decode, errors, registry
 from pillow_sdl.format import alpha, container, metadata, zstd
 from pillow_sdl.format.container import Container, Header, Mode, Name, Section
-from pillow_sdl.latent import context, entropy, palette, quantizers, rans, scalar, spaces
+from pillow_sdl.latent import cells, context, entropy, palette, quantizers, rans, scalar, spaces
 from pillow_sdl.models import hashes
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ SIDES = {name: _side(name) for name in NAMES}
 READ = [name for name in NAMES if SIDES[name]["expect"] == SIDES[name]["verify"] == "success"]
 """Vectors that both a reader and a verifier accept."""
 
-CONTAINER_FACTS = ("size", "mode", "rate", "alpha_sha256", "metadata")
+CONTAINER_FACTS = ("size", "mode", "rate", "alpha_sha256", "metadata", "fidelity")
 
 
 class Outcome(NamedTuple):
@@ -133,7 +133,8 @@ def _library_outcome(data: bytes, strict: bool) -> Outcome:
 def _library_facts(data: bytes) -> dict[str, Any]:
     file = container.read(io.BytesIO(data))
     width, height = file.header.width, file.header.height
-    block = file.get(Name.ALPHA)
+    block, fidelity = file.get(Name.ALPHA), file.get(Name.FIDELITY)
+    levels = None if fidelity is None else cells.unpack(fidelity, width, height)
     return {
         "size": [width, height],
         "mode": file.header.mode.name,
@@ -144,6 +145,7 @@ def _library_facts(data: bytes) -> dict[str, Any]:
             for section in file.sections
             if section.name in container.METADATA
         },
+        "fidelity": None if levels is None else [grid.ravel().tolist() for grid in levels[1:]],
     }
 
 

@@ -1,21 +1,23 @@
-"""Weights: named by what they hold, checked before they are used, and replaced by others of their latent space."""
+"""models/store.py: networks are built once, and a file gets the network of its decoder or another of its space."""
 
 from __future__ import annotations
 
-import hashlib
+import dataclasses
+import os
 import shutil
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
-from pillow_sdl.errors import ModelError, ModelMismatchError, ModelNotFoundError, UnsupportedError
-from pillow_sdl.models import cards, store
+import pillow_sdl
+from pillow_sdl import registry, settings
+from pillow_sdl.errors import BackendError, ModelMismatchError, ModelNotFoundError
+from pillow_sdl.models import hashes, local, store
 
 from . import images
 
@@ -25,284 +27,294 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    Tensors = dict[str, NDArray[Any]]
+pytestmark = pytest.mark.plain
 
-CARD = cards.by_name("embedded")
-SHIPPED = store.WEIGHTS / CARD.file
+MODEL = registry.model(registry.EMBEDDED)
+OTHER = bytes(range(16))
+"""A model hash that no model has."""
 
 
-def tensors() -> Tensors:
-    """A few tensors of several types and shapes; names that sort otherwise as text than as bytes."""
-    random = np.random.default_rng(0)
+def decoder_tensors(seed: int) -> dict[str, NDArray[Any]]:
+    """Return a few tensors under the names of a decoder."""
+    random = np.random.default_rng(seed)
     return {
-        "b.weight": random.normal(size=(3, 4, 2)).astype(np.float32),
-        "a.bias": random.normal(size=5).astype(np.float16),
-        "B": np.array(3.5, np.float64),
-        "\u00e9": np.arange(6, dtype=np.int32).reshape(2, 3),
-        "\U0001f600": np.zeros((0, 2), np.int8),
-        "\uff5e": np.ones(1, np.int16),
+        "decoder.weight": random.normal(size=(3, 4)).astype(np.float32),
+        "post_quant_conv.bias": random.normal(size=5).astype(np.float16),
+        "encoder.weight": np.ones(3, np.float32),
     }
+
+
+def put_model(folder: Path, seed: int) -> bytes:
+    """Write a folder in diffusers' layout, of which only the hash is of use.  Returns the hash of the decoder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / local.CONFIG).write_text("{}")
+    save_file(decoder_tensors(seed), folder / local.WEIGHT_FILES[0])
+    return hashes.of_arrays(hashes.decoder_part(decoder_tensors(seed)))
 
 
 @pytest.fixture
-def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh_store: None) -> Path:
-    """Where the shipped model's weights are looked for: an empty folder's file of that name."""
-    monkeypatch.setattr(store, "WEIGHTS", tmp_path)
-    return tmp_path / CARD.file
+def no_cache(monkeypatch: pytest.MonkeyPatch, fresh_store: store.Store) -> None:
+    """Hide the hub's cache of this machine, and forget the hashes of files."""
+    monkeypatch.setattr(local, "cached", lambda *_, **__: None)
 
 
-# Hash
+# The store
 
 
-def test_the_hash_of_the_specification() -> None:
-    """The example of SPEC 7.2."""
-    found = store.tensor_hash({"w": np.array([1, -2], np.float32)})
-    assert found.hex() == "7a20c0bac56fc155b883b445525378c8"
+def test_a_network_is_built_once_for_each_key(fresh_store: store.Store) -> None:
+    """Later calls with the key return the same object.  After `release` it is built anew."""
+    first = fresh_store.network("key", object)
+    assert fresh_store.network("key", object) is first
+    assert fresh_store.network("another", object) is not first
+    pillow_sdl.release()
+    assert fresh_store.network("key", object) is not first
 
 
-def test_the_hash_is_that_of_the_listing() -> None:
-    """SPEC 7.2 written out, for names beyond ASCII, an empty tensor and one without dimensions."""
-    spelling = {"float16": "F16", "float32": "F32", "float64": "F64", "int8": "I8", "int16": "I16", "int32": "I32"}
-    listing = b"".join(
-        name.encode()
-        + b"\0"
-        + spelling[tensor.dtype.name].encode()
-        + b"\0"
-        + ",".join(str(side) for side in tensor.shape).encode()
-        + b"\0"
-        + tensor.tobytes()
-        for name, tensor in sorted(tensors().items(), key=lambda item: item[0].encode())
-    )
-    assert store.tensor_hash(tensors()) == hashlib.sha256(listing).digest()[:16]
-
-
-@given(st.permutations(sorted(tensors())))
-def test_the_hash_does_not_depend_on_the_order_of_saving(names: list[str]) -> None:
-    """Tensors are sorted before they are listed."""
-    assert store.tensor_hash({name: tensors()[name] for name in names}) == store.tensor_hash(tensors())
-
-
-def test_the_hash_does_not_depend_on_the_file(tmp_path: Path) -> None:
-    """The same weights saved by another tool, with other notes and in another order, are the same weights."""
-    save_file(tensors(), tmp_path / "one.safetensors")
-    others = dict(reversed(tensors().items()))
-    save_file(others, tmp_path / "two.safetensors", metadata={"made by": "another tool"})
-    found = [load_file(tmp_path / name) for name in ("one.safetensors", "two.safetensors")]
-    assert (tmp_path / "one.safetensors").read_bytes() != (tmp_path / "two.safetensors").read_bytes()
-    assert store.tensor_hash(found[0]) == store.tensor_hash(found[1]) == store.tensor_hash(tensors())
-
-
-def test_the_hash_does_not_depend_on_the_layout_in_memory() -> None:
-    """Rows or columns first, either byte order, views: values count."""
-    changed: Tensors = {name: np.array(tensor, order="F") for name, tensor in tensors().items()}
-    changed["b.weight"] = tensors()["b.weight"].astype(">f4")[::-1][::-1]
-    changed["a.bias"] = np.repeat(tensors()["a.bias"], 2)[::2]
-    assert store.tensor_hash(changed) == store.tensor_hash(tensors())
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda found: found.update({"c.weight": found.pop("b.weight")}),
-        lambda found: found.update({"b.weight": found["b.weight"].reshape(4, 3, 2)}),
-        lambda found: found.update({"b.weight": found["b.weight"].astype(np.float64)}),
-        lambda found: found.update({"b.weight": np.nextafter(found["b.weight"], np.float32(9))}),
-        lambda found: found.update({"B": np.array([3.5], np.float64)}),
-        lambda found: found.update({"\uff5e": np.array([257], "<i2").view("<i2")}),
-        lambda found: found.pop("\U0001f600"),
-    ],
-    ids=["name", "shape", "type", "values", "dimensions", "bytes", "absence"],
-)
-def test_the_hash_depends_on_all_that_matters(change: Callable[[Tensors], object]) -> None:
-    """A name, a shape, a type, the last bit of a value."""
-    changed = tensors()
-    change(changed)
-    assert store.tensor_hash(changed) != store.tensor_hash(tensors())
-
-
-# Load
-
-
-def test_the_shipped_weights_are_those_of_their_card() -> None:
-    """The decoder's hash is the one that files name."""
-    decoder = {
-        name.removeprefix("decoder."): tensor
-        for name, tensor in load_file(SHIPPED).items()
-        if name.startswith("decoder.")
-    }
-    assert store.tensor_hash(decoder).hex() == CARD.hash
-
-
-def test_a_network_is_built_once(fresh_store: None) -> None:
-    """And again after it was released."""
-    model = store.load(CARD)
-    assert store.load(CARD) is model
-    store.release()
-    assert store.load(CARD) is not model
-
-
-def test_threads_share_a_network(monkeypatch: pytest.MonkeyPatch, fresh_store: None) -> None:
-    """Eight that want it at the same moment build it once."""
-    built: list[cards.ModelCard] = []
-    build = store._build
-
-    def counted(card: cards.ModelCard, folder: Path) -> store.Autoencoder:
-        built.append(card)
-        return build(card, folder)
-
-    monkeypatch.setattr(store, "_build", counted)
+def test_threads_that_ask_at_once_build_one_network(fresh_store: store.Store) -> None:
+    """The other threads wait for the one that builds."""
     barrier = threading.Barrier(8)
+    built = []
 
-    def load(_: int) -> int:
+    def build() -> object:
+        built.append(threading.get_ident())
+        return object()
+
+    def ask(_: int) -> object:
         barrier.wait()
-        return id(store.load(CARD))
+        return fresh_store.network("key", build)
 
     with ThreadPoolExecutor(8) as pool:
-        assert len(set(pool.map(load, range(8)))) == 1
-    assert built == [CARD]
+        found = list(pool.map(ask, range(8)))
+    assert len(built) == 1
+    assert all(network is found[0] for network in found)
 
 
-def test_missing_weights_are_named(weights: Path, plain_file: bytes) -> None:
-    """Which model, and where it was looked for; header and thumbnail are there all the same."""
-    with pytest.raises(ModelNotFoundError, match="embedded") as caught:
-        images.opened(plain_file).load()
-    assert str(weights) in str(caught.value)
-    assert caught.value.model_id == CARD.hash
-    assert caught.value.searched == (str(weights),)
-    image = images.opened(plain_file)
-    image.thumbnail((8, 8))
-    assert image.size == (8, 6)
+def test_a_failed_build_is_tried_again(fresh_store: store.Store) -> None:
+    """An error is passed on and not remembered."""
 
+    def fail() -> object:
+        raise ModelNotFoundError
 
-def test_wrong_weights_are_named(weights: Path, plain_file: bytes) -> None:
-    """Both hashes stand in the message and in the error."""
-    save_file({f"decoder.{name}": tensor for name, tensor in tensors().items()}, weights)
-    found = store.tensor_hash(tensors()).hex()
-    with pytest.raises(ModelMismatchError) as caught:
-        images.opened(plain_file).load()
-    assert found in str(caught.value)
-    assert CARD.hash in str(caught.value)
-    assert str(weights) in str(caught.value)
-    assert (caught.value.expected, caught.value.found) == (CARD.hash, found)
-
-
-def test_one_flipped_bit_of_the_weights_is_noticed(weights: Path) -> None:
-    """A network that is nearly right is not used."""
-    shipped = load_file(SHIPPED)
-    name = max(name for name in shipped if name.startswith("decoder."))
-    shipped[name].view(np.uint8).reshape(-1)[-1] ^= 1
-    save_file(shipped, weights)
-    with pytest.raises(ModelMismatchError):
-        store.load(CARD)
-
-
-@pytest.mark.parametrize("content", [b"", b"short", b"\xff" * 100, b"\x08" + bytes(7) + b"no json!", bytes(64)])
-def test_a_file_that_holds_no_weights_is_named(content: bytes, weights: Path) -> None:
-    """The error says which file, and whose weights it should hold."""
-    weights.write_bytes(content)
-    with pytest.raises(ModelMismatchError, match="embedded") as caught:
-        store.load(CARD)
-    assert str(weights) in str(caught.value)
-    assert caught.value.expected == CARD.hash
-
-
-@pytest.mark.parametrize("part", [0.001, 0.5, 0.999])
-def test_weights_that_are_cut_short_are_noticed(part: float, weights: Path) -> None:
-    """As a download that broke off leaves them."""
-    data = SHIPPED.read_bytes()
-    weights.write_bytes(data[: int(part * len(data))])
-    with pytest.raises(ModelMismatchError):
-        store.load(CARD)
-
-
-@pytest.mark.parametrize("kind", ["uint8", "int64", "uint16", "bool", "uint64"])
-def test_weights_of_any_type_are_compared(kind: str, weights: Path) -> None:
-    """Tensors that no model of ours has are other weights, not a KeyError."""
-    save_file({"decoder.w": np.ones(3, kind)}, weights)
-    with pytest.raises(ModelMismatchError):
-        store.load(CARD)
-
-
-def test_weights_of_the_type_bfloat16_are_compared(weights: Path) -> None:
-    """NumPy has no such type, and much of the world's weights have."""
-    import torch
-    from safetensors.torch import save_file as save_torch
-
-    save_torch({"decoder.w": torch.ones(3, dtype=torch.bfloat16)}, weights)
-    with pytest.raises(ModelMismatchError):
-        store.load(CARD)
-
-
-def test_a_decoder_without_an_encoder_is_no_model(weights: Path) -> None:
-    """The hash is the decoder's alone, so that tensors may be missing or too many all the same."""
-    shipped = load_file(SHIPPED)
-    for chosen in (
-        {name: tensor for name, tensor in shipped.items() if name.startswith("decoder.")},
-        {**shipped, "another": np.ones(3, np.float32)},
-        {**shipped, "encoder.layers.1.bias": np.ones(3, np.float32)},
-    ):
-        save_file(chosen, weights)
-        with pytest.raises(ModelError):
-            store.load(CARD)
-
-
-def test_a_failed_load_is_tried_again(weights: Path) -> None:
-    """Weights that come later are found."""
     with pytest.raises(ModelNotFoundError):
-        store.load(CARD)
-    shutil.copyfile(SHIPPED, weights)
-    assert store.load(CARD) is store.load(CARD)
+        fresh_store.network("key", fail)
+    assert fresh_store.network("key", lambda: 1) == 1
 
 
-# Other models
+def test_a_hash_is_computed_again_after_a_change_of_its_file(tmp_path: Path, fresh_store: store.Store) -> None:
+    """The modification time and the size tell a change.  `release` does not forget hashes."""
+    path = tmp_path / "file"
+    path.write_bytes(b"1")
+    assert fresh_store.hash_of_file(path, lambda: "first") == "first"
+    fresh_store.release()
+    assert fresh_store.hash_of_file(path, lambda: "second") == "first"
+    path.write_bytes(b"22")
+    assert fresh_store.hash_of_file(path, lambda: "second") == "second"
+    os.utime(path, ns=(1, 1))
+    assert fresh_store.hash_of_file(path, lambda: "third") == "third"
 
 
-def test_a_file_of_an_unknown_model_is_decoded_by_another(plain_file: bytes) -> None:
-    """One of the same latent space; the image says which."""
-    image = images.opened(images.with_header(plain_file, model=bytes(range(16))))
-    assert image.info["sdl_model"] == bytes(range(16)).hex()
-    image.load()
-    assert image.info["sdl_decoder"] == f"embedded in place of {bytes(range(16)).hex()}"
-    assert image.tobytes() == images.opened(plain_file).tobytes()
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+def test_a_forked_child_can_decode(plain_path: Path, python: Callable[..., str]) -> None:
+    """The child has a new lock, although a thread of the parent held the old one, and no network of the parent."""
+    program = """if True:
+        import os, sys, threading, warnings
+        import pillow_sdl
+        from PIL import Image
+        from pillow_sdl.models import store
+
+        def show():
+            with Image.open(sys.argv[1]) as image:
+                return image.tobytes()
+
+        before, built = show(), len(store.STORE._networks)
+        held, done = threading.Event(), threading.Event()
+
+        def hold():
+            with store.STORE._lock:
+                held.set()
+                done.wait()
+
+        thread = threading.Thread(target=hold)
+        thread.start()
+        held.wait()
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of forks with threads.
+        child = os.fork()
+        if not child:
+            kept = len(store.STORE._networks)
+            os._exit(0 if (kept, show() == before) == (0, True) else 1)
+        status = os.waitpid(child, 0)[1]
+        done.set()
+        thread.join()
+        print(built, status)
+    """
+    assert python(program, plain_path) == "1 0"
 
 
-def test_a_model_is_looked_for_by_hash_first() -> None:
-    """Then by latent space; without either the error names the file's model."""
-    assert store.choose(bytes.fromhex(CARD.hash), CARD.space) is CARD
-    assert store.choose(bytes(16), "sdl1").space == "sdl1"
-    with pytest.raises(ModelNotFoundError, match=bytes(16).hex()) as caught:
-        store.choose(bytes(16), "sd1")
-    assert caught.value.model_id == bytes(16).hex()
+# Loading
 
 
-def test_a_file_of_an_unknown_latent_space_can_be_looked_at(plain_file: bytes) -> None:
-    """Size and mode; pixels and previews are refused with the number."""
-    data = images.with_header(plain_file, space=5)
-    assert images.opened(data).size == images.SIZE
-    with pytest.raises(UnsupportedError, match="latent space 5"):
-        images.opened(data).load()
-    with pytest.raises(UnsupportedError, match="latent space 5"):
-        images.opened(data).verify()
+def test_the_embedded_model_is_loaded_by_its_registry_entry(fresh_store: store.Store) -> None:
+    """Its hash is that of the registry, and it is one object for equal settings."""
+    network = store.load(MODEL)
+    assert network.hash == MODEL.hash == store.hash_of(MODEL)
+    assert store.load(MODEL) is network
+    with settings.using(device="cpu"):
+        assert store.load(MODEL) is network
 
 
-def test_every_card_is_whole() -> None:
-    """Names and hashes are unique, and the weights of each are there."""
-    assert len({card.name for card in cards.CARDS}) == len(cards.CARDS)
-    hashes = [card.hash for card in cards.CARDS if card.hash]
-    assert len(set(hashes)) == len(hashes)
-    for card in cards.CARDS:
-        assert len(bytes.fromhex(card.hash)) == 16 or (not card.hash and card.repositories)
-        assert cards.by_name(card.name) is card
+@pytest.fixture
+def weights_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh_store: store.Store) -> Path:
+    """A copy of the weights folder without the weights of the embedded model, in place of the real one."""
+    assert MODEL.weights is not None
+    folder = tmp_path / "weights"
+    shutil.copytree(registry.WEIGHTS_FOLDER, folder, ignore=shutil.ignore_patterns(MODEL.weights.file, "*denoiser*"))
+    monkeypatch.setattr(registry, "WEIGHTS_FOLDER", folder)
+    return folder
+
+
+def test_missing_weights_are_named(weights_folder: Path, plain_file: bytes) -> None:
+    """The error names the model and the file.  Header and thumbnail can still be had."""
+    assert MODEL.weights is not None
+    path = weights_folder / MODEL.weights.file
+    with pytest.raises(ModelNotFoundError, match=f"model {MODEL.name} are missing.*reinstall pillow-sdl") as caught:
+        images.opened(plain_file).load()
+    assert str(path) in str(caught.value)
+    assert caught.value.model_id == MODEL.hash
+    assert caught.value.searched == (str(path),)
+    with images.opened(plain_file) as image:
+        image.thumbnail((8, 8))
+        assert image.size == (8, 6)
+
+
+def test_weights_that_appear_later_are_found(weights_folder: Path) -> None:
+    """A failed load is tried again."""
+    assert MODEL.weights is not None
+    shipped = registry.StoredFile.path.fget  # type: ignore[attr-defined]
+    assert shipped(MODEL.weights) == weights_folder / MODEL.weights.file
+    with pytest.raises(ModelNotFoundError):
+        store.load(MODEL)
+
+
+@pytest.mark.parametrize("content", [b"", b"short", bytes(64)])
+def test_other_bytes_than_the_weights_are_refused(weights_folder: Path, content: bytes) -> None:
+    """The error names the file, the model and both hashes."""
+    assert MODEL.weights is not None
+    path = weights_folder / MODEL.weights.file
+    path.write_bytes(content)
+    with pytest.raises(ModelMismatchError, match=f"model {MODEL.name} ") as caught:
+        store.load(MODEL)
+    assert caught.value.expected == MODEL.weights.sha256
+    assert all(part in str(caught.value) for part in (str(path), caught.value.expected, caught.value.found))
+
+
+# The choice of a model
+
+
+def test_the_embedded_model_decodes_its_own_files_only(plain_file: bytes) -> None:
+    """A file of another release is refused, because its tables may differ too (SPEC 7.1)."""
+    assert store.choose(bytes.fromhex(MODEL.hash), MODEL.space) == MODEL
+    with pytest.raises(ModelNotFoundError, match=f"another release.*{OTHER.hex()}.*{MODEL.hash}") as caught:
+        store.choose(OTHER, MODEL.space)
+    assert caught.value.model_id == OTHER.hex()
+
+
+def test_a_file_of_another_release_keeps_its_header_and_metadata(plain_file: bytes) -> None:
+    """Everything that depends on the latent raises ModelNotFoundError."""
+    data = images.with_header(plain_file, model=OTHER)
+    image = images.opened(data)
+    assert image.size == images.SIZE
+    assert image.info["sdl_model"] == OTHER.hex()
+    for action in (image.load, lambda: images.opened(data).verify(), lambda: images.opened(data).thumbnail((8, 8))):
+        with pytest.raises(ModelNotFoundError, match="another release"):
+            action()
+
+
+@pytest.mark.usefixtures("no_cache")
+def test_a_file_gets_the_model_with_its_hash(tmp_path: Path) -> None:
+    """The hash of the weights that are found counts, not the name of their folder."""
+    first, second = put_model(tmp_path / "taesd", 1), put_model(tmp_path / "sd-vae-ft-mse", 2)
+    with settings.using(model_dirs=[tmp_path]):
+        assert store.choose(first, "sd1").name == "taesd"
+        assert store.choose(second, "sd1").name == "sd-vae-ft-mse"
+        assert [store.name_of(part, "sd1") for part in (first, second, OTHER)] == ["taesd", "sd-vae-ft-mse", None]
+        assert store.name_of(first, "sdxl") is None
+        assert store.hash_of(registry.model("taesd")) == first.hex()
+        put_model(tmp_path / "taesd", 3)
+        assert store.name_of(first, "sd1") is None
+        assert store.choose(first, "sd1").name == "taesd"
+
+
+@pytest.mark.usefixtures("no_cache")
+def test_a_file_gets_the_first_model_of_its_space_that_is_present(tmp_path: Path) -> None:
+    """The order is that of the registry.  Models of other spaces do not count (D-02)."""
+    put_model(tmp_path / "sdxl", 1)
+    put_model(tmp_path / "sd-1.5" / "vae", 2)
+    put_model(tmp_path / "sd-1.4" / "vae", 3)
+    with settings.using(model_dirs=[tmp_path]):
+        assert store.choose(OTHER, "sd1").name == "sd-1.5"
+        assert store.choose(OTHER, "sdxl").name == "sdxl"
+
+
+@pytest.mark.usefixtures("no_cache")
+def test_without_a_model_of_the_space_the_error_says_what_to_do(tmp_path: Path) -> None:
+    """It names the file's model, the models that would do, the places that were searched, and the command."""
+    of_space = [model.name for model in registry.load().models if model.space == "sd1"]
+    with settings.using(model_dirs=[tmp_path]), pytest.raises(ModelNotFoundError) as caught:
+        store.choose(OTHER, "sd1")
+    text = str(caught.value)
+    assert f"any of {', '.join(of_space)} decodes it" in text
+    assert all(part in text for part in (OTHER.hex(), str(tmp_path), f"`sdl models fetch {of_space[0]}`"))
+    assert caught.value.model_id == OTHER.hex()
+    assert caught.value.searched[0] == str(tmp_path)
+
+
+@pytest.mark.usefixtures("no_cache")
+def test_a_model_may_be_downloaded_if_none_is_present(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the setting `download`, the first model of the space is chosen, or the one with the file's hash."""
+    known = registry.load()
+    of_space = [model for model in known.models if model.space == "sd1"]
+    with settings.using(download=True):
+        assert store.choose(OTHER, "sd1") == of_space[0]
+        named = dataclasses.replace(of_space[2], hash=OTHER.hex())
+        models = tuple(named if model is of_space[2] else model for model in known.models)
+        changed = dataclasses.replace(known, models=models)
+        monkeypatch.setattr(registry, "load", lambda: changed)
+        assert store.choose(OTHER, "sd1") == named
+
+
+@pytest.mark.usefixtures("no_cache")
+def test_weights_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    """A damaged file of weights has no hash."""
+    put_model(tmp_path / "taesd", 1)
+    path = tmp_path / "taesd" / local.WEIGHT_FILES[0]
+    path.write_bytes(b"\x10" + bytes(40))
+    with settings.using(model_dirs=[tmp_path]):
+        for action in (store.choose, store.name_of):
+            with pytest.raises(ModelMismatchError, match="weights of model taesd cannot be read") as caught:
+                action(OTHER, "sd1")
+            assert str(path) in str(caught.value)
+
+
+@pytest.mark.usefixtures("no_cache")
+def test_weights_of_any_dtype_have_a_hash(tmp_path: Path) -> None:
+    """NumPy has no bfloat16, and most published weights are of that dtype."""
+    put_model(tmp_path / "taesd", 1)
+    path = tmp_path / "taesd" / local.WEIGHT_FILES[0]
+    header = b'{"decoder.w":{"dtype":"BF16","shape":[2],"data_offsets":[0,4]}}'
+    path.write_bytes(len(header).to_bytes(8, "little") + header + b"\x80\x3f\0\xc0")
+    expected = hashes.of_listing([("w", "BF16", (2,), b"\x80\x3f\0\xc0")])
+    with settings.using(model_dirs=[tmp_path]):
+        assert store.hash_of(registry.model("taesd")) == expected.hex()
 
 
 # Missing packages
 
 
-def test_without_torch_all_but_pixels_is_there(plain_path: Path, python: Callable[..., str]) -> None:
-    """Open, verify and thumbnail work; load and save say what to install."""
+def test_without_onnxruntime_everything_but_pixels_works(plain_path: Path, python: Callable[..., str]) -> None:
+    """Open, verify and thumbnail work.  Load and save say what to install."""
     program = """if True:
         import io, sys
-        sys.modules["torch"] = None
+        sys.modules["onnxruntime"] = None
         import pillow_sdl
         from PIL import Image
         path = sys.argv[1]
@@ -315,16 +327,31 @@ def test_without_torch_all_but_pixels_is_there(plain_path: Path, python: Callabl
                 try:
                     action()
                 except pillow_sdl.BackendError as error:
-                    print("pip install torch" in str(error))
+                    print("pip install onnxruntime" in str(error))
     """
     assert python(program, plain_path) == "(8, 6) True\nTrue\nTrue"
+
+
+def test_without_torch_gradients_and_other_devices_name_the_extra(
+    fresh_store: store.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The embedded model needs torch for gradients and for GPUs."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torch"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    for name in ("embedded", "pytorch"):
+        monkeypatch.delitem(sys.modules, f"pillow_sdl.models.networks.{name}", raising=False)
+    with pytest.raises(BackendError, match=r"pip install 'pillow-sdl\[torch\]'"):
+        store.load_differentiable(MODEL)
+    with settings.using(device="cuda"), pytest.raises(BackendError, match=r"pip install 'pillow-sdl\[torch\]'"):
+        store.load(MODEL)
 
 
 @pytest.mark.parametrize(("payload", "answer"), [("zstd", "True"), ("range", "loaded")])
 def test_without_zstandard_a_file_can_be_opened(
     tmp_path: Path, python: Callable[..., str], payload: str, answer: str
 ) -> None:
-    """A file without packed metadata; where its payload needs zstandard, the error says what to install."""
+    """A payload that needs zstandard says what to install; one of the method "range" is decoded."""
     path = tmp_path / "plain.sdl"
     images.gradient().save(path, payload=payload)
     program = """if True:

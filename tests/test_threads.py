@@ -1,4 +1,4 @@
-"""The BLAS runs on one thread while a small latent is coded, and as before afterwards."""
+"""latent/threads.py: BLAS uses one thread while a small latent is coded, and its former number afterwards."""
 
 from __future__ import annotations
 
@@ -9,53 +9,62 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from pillow_sdl.latent import context, entropy, quantize, spaces
+from pillow_sdl import registry
+from pillow_sdl.latent import context, entropy, scalar, spaces
 from pillow_sdl.latent.threads import one_blas_thread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SPACE = "sd1"
+pytestmark = pytest.mark.plain
+
+SPACE = registry.space("sd1")
+TIMEOUT = 60
+"""Seconds after which a test fails that waits for another thread."""
 
 
 def blas_threads() -> list[int]:
-    """Of each BLAS in the process."""
+    """Return the number of threads of each BLAS in the process."""
     return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
 
 
 @pytest.fixture
 def two_threads() -> Iterator[None]:
-    """A BLAS of two threads, on a machine with one core too."""
+    """Set BLAS to two threads, even on a machine with one core."""
     with threadpool_limits(2, "blas"):
         if 2 not in blas_threads():
-            pytest.skip("no BLAS here that can be told how many threads to use")
+            pytest.skip("there is no BLAS here whose number of threads can be set")
         yield
 
 
-@pytest.mark.parametrize(("side", "inside"), [(4, 1), (129, 2)])
+@pytest.mark.parametrize(("positions", "inside"), [(16, 1), (context.POSITIONS + 1, 2)])
 @pytest.mark.usefixtures("two_threads")
-def test_small_latents_are_coded_on_one_thread(side: int, inside: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both ways; all threads stay for a latent of more than 2^14 positions."""
+def test_only_small_latents_are_coded_on_one_thread(
+    positions: int, inside: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Encoding and decoding use one thread for at most 2^14 positions, and all threads for more."""
     seen = []
 
-    def note(walk: context.Walk, *rest: object) -> object:
+    def note(walk: context.Walk) -> object:
         seen.append(max(blas_threads()))
-        return places(walk, *rest)
+        return places(walk)
 
     places = context.Walk.places
     monkeypatch.setattr(context.Walk, "places", note)
-    symbols = np.zeros((4, side, side), np.int16)
+    symbols = np.zeros((SPACE.channels, 1, positions), np.int16)
     symbols[:, 0, 0] = 1
-    log2_steps = quantize.log2_steps(spaces.by_name(SPACE).tables.log2_steps, 128)
-    payload = entropy.encode(symbols, entropy.RANGE, SPACE, log2_steps)
-    assert np.array_equal(entropy.decode(payload, symbols.shape, entropy.RANGE, SPACE, log2_steps), symbols)
+    log2_steps = scalar.log2_steps(spaces.tables(SPACE).log2_steps, 128)
+    method = registry.load().payloads["range"]
+    payload = entropy.encode(symbols, method, SPACE.name, log2_steps)
+    found = entropy.decode(payload, (SPACE.channels, 1, positions), method, SPACE.name, log2_steps)
+    assert np.array_equal(found, symbols)
     assert seen == [inside, inside]
     assert max(blas_threads()) == 2
 
 
 @pytest.mark.usefixtures("two_threads")
-def test_an_error_lifts_the_limit() -> None:
-    """As the end does."""
+def test_an_error_removes_the_limit() -> None:
+    """The limit ends with the block, also when an exception leaves it, and can then be set again."""
 
     def fail() -> None:
         with one_blas_thread():
@@ -68,27 +77,27 @@ def test_an_error_lifts_the_limit() -> None:
         assert max(blas_threads()) == 2
 
 
+@pytest.mark.parametrize("second_stays", [False, True])
 @pytest.mark.usefixtures("two_threads")
-def test_threads_that_overlap_leave_no_limit() -> None:
-    """The second neither waits for the first nor keeps its limit, whichever leaves first."""
-    for second_stays in (False, True):
-        entered, leave = threading.Event(), threading.Event()
+def test_overlapping_threads_leave_no_limit(second_stays: bool) -> None:
+    """The second thread does not wait for the first and does not keep its limit, whichever leaves first."""
+    entered, leave = threading.Event(), threading.Event()
 
-        def overlap(entered: threading.Event = entered, leave: threading.Event = leave) -> None:
-            with one_blas_thread():
-                entered.set()
-                assert leave.wait(10)
-
-        other = threading.Thread(target=overlap)
+    def overlap() -> None:
         with one_blas_thread():
-            other.start()
-            assert entered.wait(10)
+            entered.set()
+            assert leave.wait(TIMEOUT)
+
+    other = threading.Thread(target=overlap)
+    with one_blas_thread():
+        other.start()
+        assert entered.wait(TIMEOUT)
+        assert max(blas_threads()) == 1
+        if not second_stays:
+            leave.set()
+            other.join()
             assert max(blas_threads()) == 1
-            if not second_stays:
-                leave.set()
-                other.join()
-                assert max(blas_threads()) == 1
-        assert max(blas_threads()) == 2
-        leave.set()
-        other.join()
-        assert max(blas_threads()) == 2
+    assert max(blas_threads()) == 2
+    leave.set()
+    other.join()
+    assert max(blas_threads()) == 2

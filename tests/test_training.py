@@ -1,4 +1,4 @@
-"""Training runs, resumes exactly, and its checkpoint becomes what ships."""
+"""Training: runs that resume exactly, gradients, losses, comparisons, and what ships from a run."""
 
 from __future__ import annotations
 
@@ -9,34 +9,76 @@ import io
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.numpy import load_file as numpy_file
+from safetensors.numpy import load_file
 from safetensors.torch import save_file
+from torch.nn import functional as F
 
 from benchmarks.metrics import Lpips
-from pillow_sdl import container
-from pillow_sdl.latent import context, entropy, quantize, spaces
+from benchmarks.peers import encoder
+from pillow_sdl import registry
+from pillow_sdl.format import container
+from pillow_sdl.latent import context, entropy, preview, scalar, spaces
 from pillow_sdl.latent.noise import Noise
-from pillow_sdl.models import cards, embedded, store
-from training import architecture, compare, denoise_or_decode, denoiser, latents, manifest, muon, train
+from pillow_sdl.models.networks import embedded
+from pillow_sdl.models.networks.denoiser import SmallDenoiser
+from training import codec as codecs
+from training import (
+    compare,
+    denoiser,
+    distributions,
+    latents,
+    loop,
+    manifest,
+    muon,
+    perceptual,
+    ship,
+    shipping,
+    start,
+    synthetic,
+    tables,
+    train,
+)
+from training import context as context_training
+from training import preview as preview_map
+from training.data import Photos
 from training.discriminator import Adversary
+from training.network import Autoencoder, Layout
+from training.rate import KNOTS, RateModel
+from training.twin import ContextModel
 
-from . import images
-from .test_diffusion import tiny
+from . import images, networks
 
-GRACE = Path(__file__).parent.parent / "docs" / "grace_hopper.jpg"
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+pytestmark = pytest.mark.research
+
+ROOT = Path(__file__).parent.parent
+GRACE = ROOT / "docs" / "grace_hopper.jpg"
+
+TINY = Layout(base=4, encoder=(1, 1, 1), decoder=(1, 1, 1), coarse=1, fine=(1, 1))
+"""The smallest networks of training."""
+
 LPIPS_SHAPES = {"conv0": (64, 3, 11), "conv1": (192, 64, 5), "conv2": (384, 192, 3), "conv3": (256, 384, 3)}
 LPIPS_SHAPES |= {"conv4": (256, 256, 3)}
 
 
+@pytest.fixture(autouse=True)
+def no_vgg(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replace DISTS by LPIPS, because VGG-16 takes too much time and its weights are not part of the project."""
+    monkeypatch.setattr(perceptual, "Dists", Lpips)
+    monkeypatch.setattr(compare, "Dists", Lpips)
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with two pictures, and LPIPS weights of the right shapes with random values."""
+    """A folder with two photos, LPIPS weights of the right shapes with random values, and start.pt of tiny networks."""
     folder = tmp_path_factory.mktemp("data")
     for index in range(2):
         Image.effect_noise((160, 140), 80).convert("RGB").save(folder / f"{index}.png")
@@ -47,87 +89,361 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         weights[f"{name}.bias"] = torch.zeros(outputs)
         weights[f"lin{index}.weight"] = torch.rand(1, outputs, 1, 1, generator=generator)
     save_file(weights, folder / "lpips_alex.safetensors")
+    torch.manual_seed(0)
+    state = {"layout": TINY.as_dict(), "network": Autoencoder(TINY).state_dict(), "deviation": torch.ones(16)}
+    torch.save(state, folder / "start.pt")
     return folder
 
 
 def arguments(data: Path, run: Path, *more: str) -> list[str]:
-    """A run of 4 tiny steps."""
-    fixed = ["--data", str(data), "--metrics", str(data), "--run", str(run), "--steps", "4", "--every", "2"]
-    shape = ["--batch", "2", "--crop", "64", "--perceptual-ramp", "0", "0.5", "--dists-weight", "0"]
-    return [*fixed, *shape, *more]
+    """Return the command line of a run of 4 tiny steps."""
+    places = ["--data", str(data), "--metrics", str(data), "--run", str(run), "--init", str(data / "start.pt")]
+    return [*places, "--steps", "4", "--every", "2", "--batch", "2", "--crop", "64", "--dists-crops", "1", *more]
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
-    """The trained weights of a run."""
-    state = torch.load(run / "checkpoint.pt", weights_only=True)
+    """Return the weights of a run's last step."""
+    state = torch.load(run / loop.CHECKPOINT, weights_only=True)
     found: dict[str, torch.Tensor] = state["codec"]
     return found
 
 
-def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Stopped after the checkpoint of step 2 and started again, it ends with the weights of an unbroken run."""
-    train.main(arguments(data, tmp_path / "whole"))
+def interrupted(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, action: Callable[[], None]) -> None:
+    """Run an action, and interrupt it at the third call of a function."""
+    function, calls = getattr(owner, name), 0
 
-    calls = 0
-    compute = train.compute_loss
-
-    def stop_at_third(*given: object) -> object:
+    def stop_at_third(*given: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls == 3:
             raise KeyboardInterrupt
-        return compute(*given)  # type: ignore[arg-type]
+        return function(*given)
 
     with monkeypatch.context() as patched:
-        patched.setattr(train, "compute_loss", stop_at_third)
+        patched.setattr(owner, name, stop_at_third)
         with pytest.raises(KeyboardInterrupt):
-            train.main(arguments(data, tmp_path / "broken"))
-    train.main(arguments(data, tmp_path / "broken"))
-
-    whole, broken = weights(tmp_path / "whole"), weights(tmp_path / "broken")
-    assert whole.keys() == broken.keys()
-    for name, tensor in whole.items():
-        torch.testing.assert_close(broken[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
-    assert len((tmp_path / "broken" / "log.txt").read_text().splitlines()) == 2
+            action()
 
 
-def test_a_decoder_is_trained_against_a_discriminator_and_resumes(data: Path, tmp_path: Path) -> None:
-    """Nothing but the decoder changes; the discriminator is part of the checkpoint."""
+def photo_tensor(width: int, height: int, seed: int = 0) -> torch.Tensor:
+    """Return noise in 0..1, float32 (1, 3, H, W)."""
+    return torch.from_numpy(np.array(images.noise(width, height, seed=seed))).permute(2, 0, 1)[None].float() / 255
+
+
+# Runs
+
+
+def test_an_interrupted_run_ends_with_the_weights_of_an_unbroken_one(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run stops after the checkpoint of step 2, and goes on without --init."""
+    more = ("--adversarial", "0.1", "--context-first", "1")
+    train.main(arguments(data, tmp_path / "whole", *more))
+    broken = tmp_path / "broken"
+    interrupted(monkeypatch, train, "compute_loss", lambda: train.main(arguments(data, broken, *more)))
+    again = arguments(data, broken, *more)
+    again[again.index("--init") : again.index("--init") + 2] = []
+    train.main(again)
+    expected, found = weights(tmp_path / "whole"), weights(broken)
+    assert expected.keys() == found.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
+    log = (broken / "log.txt").read_text().splitlines()
+    assert [line.split()[1] for line in log] == ["2", "4"]
+    assert {"bpp", "mse", "lpips", "dists", "adversarial", "discriminator", "loss"} <= set(log[0].split())
+
+
+def test_a_run_needs_a_start(data: Path, tmp_path: Path) -> None:
+    """Without a checkpoint and --init, the message says so, and no folder is made."""
+    places = ["--data", str(data), "--metrics", str(data), "--run", str(tmp_path / "run")]
+    with pytest.raises(SystemExit, match="has no checkpoint, and --init names nothing"):
+        train.main(places)
+    assert not (tmp_path / "run").exists()
+
+
+def test_training_changes_every_network(data: Path, tmp_path: Path) -> None:
+    """Encoder, decoder, context model and steps get gradients."""
+    first = tmp_path / "first"
+    train.main(arguments(data, first, "--lr", "1e-9"))
+    train.main(arguments(data, tmp_path / "run", "--init", str(first)))
+    before, after = codecs.read_codec(first)[0].state_dict(), weights(tmp_path / "run")
+    for part in ("autoencoder.encoder", "autoencoder.decoder", "rate_model.context", "rate_model.log2_steps"):
+        names = [name for name in before if name.startswith(part)]
+        assert names
+        assert any(not torch.equal(before[name], after[name]) for name in names), part
+
+
+def test_a_decoder_is_trained_against_a_discriminator(data: Path, tmp_path: Path) -> None:
+    """Only the decoder changes, so files do not; the discriminator is part of the checkpoint."""
     first = tmp_path / "first"
     train.main(arguments(data, first))
     more = ("--init", str(first), "--decoder-only", "--adversarial", "0.1")
-    train.main(arguments(data, tmp_path / "whole", *more))
-    before, after = train.read_codec(first).state_dict(), weights(tmp_path / "whole")
-    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    train.main(arguments(data, tmp_path / "run", *more))
+    before, after = codecs.read_codec(first)[0].state_dict(), weights(tmp_path / "run")
     decoder = {name for name in before if name.startswith("autoencoder.decoder.")}
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed
     assert changed <= decoder
-    assert "adversarial" in (tmp_path / "whole" / "log.txt").read_text()
-
-    # The running mean, which ships, has the same buffers and frozen parts.
-    mean = train.read_codec(tmp_path / "whole").state_dict()
+    # The running mean, which ships, has the same frozen parts.
+    mean = codecs.read_codec(tmp_path / "run")[0].state_dict()
     for name in before.keys() - decoder:
         torch.testing.assert_close(mean[name], before[name], rtol=0, atol=0, msg=name)
 
-    state = torch.load(tmp_path / "whole" / "checkpoint.pt", weights_only=True)
-    again = Adversary(torch.device("cpu"))
-    again.load_state_dict(state["adversary"])
-    fresh = Adversary(torch.device("cpu"))
+    state = torch.load(tmp_path / "run" / loop.CHECKPOINT, weights_only=True)
+    adversary = Adversary(TINY.channels, torch.device("cpu"))
+    adversary.load_state_dict(state["adversary"])
     random = torch.Generator().manual_seed(0)
-    pixels, latent = torch.rand(2, 3, 64, 64, generator=random), torch.randn(2, 96, 4, 4, generator=random)
-    output = torch.rand(2, 3, 64, 64, generator=random)
-    losses = [again.learn(pixels, output, latent) for _ in range(30)]
+    pixels, output = torch.rand(2, 2, 3, 64, 64, generator=random)
+    latent = torch.randn(2, TINY.channels, 4, 4, generator=random)
+    losses = [adversary.learn(pixels, output, latent) for _ in range(30)]
     assert losses[-1] < losses[0]
-    assert again.optimizer.state_dict()["state"][0]["step"] == 4 + 30
-    assert fresh.loss(output, latent).shape == (2,)
+    assert adversary.optimizer.state_dict()["state"][0]["step"] == 4 + 30
     # It looks at the latent, not only at the pixels.
-    assert not torch.equal(again.loss(output, latent), again.loss(output, -latent))
+    assert not torch.equal(adversary.loss(output, latent), adversary.loss(output, -latent))
 
 
-def test_a_folder_of_photos_is_held_to_its_list(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Origins and licences come from outside; a photo that is missing, another or more is told; none without a licence."""
+def test_the_encoder_has_a_learning_rate_of_its_own(data: Path, tmp_path: Path) -> None:
+    """With a factor of 0 all that writes files stays, while the decoder learns."""
+    for factor in ("0", "0.5", "1"):
+        train.main(arguments(data, tmp_path / factor, "--encoder-lr", factor))
+    before = dict(codecs.started(data / "start.pt").named_parameters())
+    torch.manual_seed(0)
+    moved = [weights(tmp_path / factor) for factor in ("0", "0.5", "1")]
+    for name in (name for name in before if name.startswith("autoencoder.")):
+        still, slow, fast = (float((each[name] - before[name]).detach().abs().max()) for each in moved)
+        if name.startswith("autoencoder.decoder."):
+            assert still > 0 or fast == 0, name
+        else:
+            assert still == 0, name
+            assert 0 < slow < fast or fast == 0, name
+
+
+def test_the_context_model_can_learn_alone_at_first(data: Path) -> None:
+    """With `learn_rate_alone` the rate's gradient ends at the context model."""
+    codec = codecs.started(data / "start.pt")
+    pixels, rate = photo_tensor(64, 64), torch.tensor([0.5])
+    batch = train.through(codec, pixels, rate, decoder_only=False, learn_rate_alone=True)
+    batch.bits.sum().backward()  # type: ignore[no-untyped-call]
+    with_gradient = {name for name, parameter in codec.named_parameters() if parameter.grad is not None}
+    assert with_gradient
+    assert all(name.startswith("rate_model.context.") for name in with_gradient)
+
+
+@pytest.mark.parametrize("balance", [0.0, 0.65, 1.0])
+def test_rates_are_balanced(data: Path, balance: float) -> None:
+    """A high rate's error counts more than a low one's by the ratio of the weights to the power of 1 - balance."""
+    pixels = torch.rand(1, 3, 64, 64).expand(2, -1, -1, -1)
+    output = (pixels + 0.1).requires_grad_()
+    batch = train.Batch(pixels, torch.tensor([0.0, 1.0]), torch.zeros(2, 16, 4, 4), output, torch.zeros(2))
+    options = argparse.Namespace(steps=1, error_weight=0.0008, lpips_weight=0.0, dists_weight=0.0, balance=balance)
+    metrics = perceptual.Perceptual(data, torch.device("cpu"), 0)
+    loss, parts = train.compute_loss(batch, metrics, None, options, 0)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert output.grad is not None
+    low, high = output.grad.abs().sum((1, 2, 3)).tolist()
+    ratio = train.HIGHEST_WEIGHT / train.LOWEST_WEIGHT
+    assert high / low == pytest.approx(ratio ** (1 - balance), rel=1e-3)
+    assert parts["mse"] == pytest.approx(25.5**2, rel=1e-3)
+    assert "dists" not in parts
+
+
+def test_dists_of_some_crops_stands_for_all(data: Path) -> None:
+    """One crop of two counts twice."""
+    pixels = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    batch = train.Batch(pixels, torch.zeros(2), torch.zeros(2, 16, 4, 4), 1 - pixels, torch.zeros(2))
+    options = argparse.Namespace(steps=1, error_weight=0.0, lpips_weight=0.0, dists_weight=1.0, balance=0.0)
+    metrics = perceptual.Perceptual(data, torch.device("cpu"), 1)
+    loss, parts = train.compute_loss(batch, metrics, None, options, 0)
+    assert loss.item() == pytest.approx(train.LOWEST_WEIGHT * 2 * parts["dists"] / 2)
+
+
+def test_validation_figures_are_those_of_rounded_symbols(data: Path) -> None:
+    """More bits at higher rates, and the PSNR of the decoder's picture."""
+    codec = codecs.started(data / "start.pt").eval()
+    crops = photo_tensor(64, 64)
+
+    class Fixed(Photos):
+        def __init__(self) -> None:
+            pass
+
+        def batch(self, count: int, size: int, generator: np.random.Generator) -> torch.Tensor:
+            return crops
+
+    metrics = perceptual.Perceptual(data, torch.device("cpu"), 1)
+    found = train.validate(codec, Fixed(), metrics, torch.device("cpu"))
+    assert 0 < found["val0.05_bpp"] < found["val0.95_bpp"]
+    with torch.inference_mode():
+        latent, rate = codec.autoencoder.encoder(crops), torch.tensor([0.5])
+        steps = codec.rate_model.steps(rate)
+        output = codec.autoencoder.decoder((latent / steps).round() * steps, rate).clamp(0, 1)
+    assert found["val0.5_psnr"] == pytest.approx(-10 * np.log10((output - crops).square().mean().item()), abs=1e-3)
+    assert found["val0.5_lpips"] > 0
+
+
+# Parts of the loops
+
+
+def test_learning_rates_rise_and_fall() -> None:
+    """A half cosine ends at a fiftieth of the peak; a trapezoid is flat in between, and ends at zero."""
+    cosine = [loop.half_cosine(step, 100, 1.0, 10) for step in range(101)]
+    assert cosine[0] == pytest.approx(0.1)
+    assert cosine[100] == pytest.approx(0.02)
+    assert cosine[10:] == sorted(cosine[10:], reverse=True)
+    flat = [loop.trapezoid(step, 100, 1.0, 10, 0.25) for step in range(101)]
+    assert flat[:10] == pytest.approx([0.1 * step for step in range(1, 11)])
+    assert flat[10:76] == [1.0] * 66
+    assert flat[75:] == pytest.approx([1 - 0.04 * step for step in range(26)])
+
+
+def test_means_are_over_the_steps_that_have_a_value() -> None:
+    """DISTS may be in some steps only."""
+    assert loop.means([{"a": 1.0}, {"a": 3.0, "b": 5.0}]) == {"a": 2.0, "b": 5.0}
+
+
+def test_muon_makes_updates_orthogonal() -> None:
+    """Singular values are near 1, and the step has the size that was asked for, whatever the gradient's."""
+    generator = torch.Generator().manual_seed(0)
+    for rows, columns in ((6, 40), (40, 6)):
+        matrices = torch.randn(3, rows, columns, generator=generator) * 1e-4
+        values = torch.linalg.svdvals(muon.orthogonal(matrices))
+        assert values.min() > 0.6
+        assert values.max() < 1.3
+    network = torch.nn.Sequential(torch.nn.Conv2d(8, 16, 3), torch.nn.Flatten(), torch.nn.Linear(16, 4))
+    before = [parameter.detach().clone() for parameter in network.parameters()]
+    found = muon.optimizers([(network, 1.0)], 1e-3, 4.0)
+    for parameter in network.parameters():
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+    muon.step(found, 1e-3)
+    moved = [
+        (now.detach() - was).square().mean().sqrt().item()
+        for now, was in zip(network.parameters(), before, strict=True)
+    ]
+    # About 0.2 of 4 times the rate for the convolution.  Adam's first step is the rate, for all other weights.
+    assert moved[0] == pytest.approx(0.2 * 4e-3, rel=0.2)
+    assert moved[1:] == pytest.approx([1e-3] * 3, rel=0.01)
+    assert [type(optimizer) for optimizer in muon.optimizers([(network, 1.0)], 1e-3, 0.0)] == [torch.optim.Adam]
+
+
+def test_a_resumed_run_has_the_factors_of_its_own_options() -> None:
+    """The checkpoint gives the momentum, the command line the factors on the learning rate."""
+    network = torch.nn.Conv2d(4, 4, 3)
+    kept = muon.optimizers([(network, 1.0)], 1e-3, 4.0)
+    for parameter in network.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    muon.step(kept, 1e-3)
+    found = muon.optimizers([(network, 0.5)], 1e-3, 2.0)
+    muon.load(found, [optimizer.state_dict() for optimizer in kept])
+    assert [group["factor"] for optimizer in found for group in optimizer.param_groups] == [0.5, 1.0]
+    assert all(optimizer.state for optimizer in found)
+
+
+def test_drawn_crops_take_the_place_of_a_share() -> None:
+    """A share of 0 changes nothing, a share of 1 everything; all kinds are whole levels in 0..1."""
+    generator = np.random.default_rng(0)
+    crops = torch.full((40, 3, 48, 48), 2.0)
+    synthetic.mix_in(crops, 0.0, generator)
+    assert (crops == 2).all()
+    synthetic.mix_in(crops, 0.5, generator)
+    drawn = (crops <= 1).flatten(1).all(1)
+    assert 10 < drawn.sum() < 30
+    assert (crops[~drawn] == 2).all()
+    assert crops[drawn].min() >= 0
+    for kind in synthetic.KINDS:
+        levels = np.asarray(kind(48, generator))
+        assert levels.shape == (48, 48, 3)
+        assert levels.min() >= 0
+        assert levels.max() <= 255
+
+
+# Networks and their start
+
+
+def test_the_new_layers_change_nothing_at_first() -> None:
+    """With an orthogonal transform the codec gives the picture of its trunk, at every rate."""
+    torch.manual_seed(0)
+    network = Autoencoder(TINY).eval()
+    matrix = torch.linalg.qr(torch.randn(16, 16))[0]
+    with torch.inference_mode():
+        network.encoder.transform.weight.copy_(matrix[:, :, None, None])
+        network.decoder.transform.weight.copy_(matrix.T[:, :, None, None])
+        for layer in (network.encoder.transform, network.decoder.transform):
+            assert layer.bias is not None
+            layer.bias.zero_()
+        pixels = photo_tensor(96, 64)
+        expected = network.decoder.trunk(network.encoder.trunk(pixels)[2])
+        for rate in (0.0, 0.7):
+            found = network.decoder(network.encoder(pixels), torch.tensor([rate]))
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+        # The rate counts once the modulation is trained.
+        block = network.decoder.at2[0]
+        block.modulate.weight.normal_()  # type: ignore[union-attr, operator]
+        outputs = [network.decoder(network.encoder(pixels), torch.tensor([rate])) for rate in (0.0, 0.7)]
+    assert not torch.allclose(*outputs)
+
+
+@pytest.fixture(scope="module")
+def teacher_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an AutoencoderTiny that has the layers of TAESD, and random weights."""
+    diffusers: Any = pytest.importorskip("diffusers")
+    folder = tmp_path_factory.mktemp("teacher")
+    torch.manual_seed(0)
+    diffusers.AutoencoderTiny().save_pretrained(folder)
+    return folder
+
+
+def test_the_start_has_the_layers_of_the_tiny_autoencoder(teacher_folder: Path) -> None:
+    """The teacher is that of diffusers, and the networks give what it gives between the replaced stages."""
+    from diffusers import AutoencoderTiny
+
+    teacher = start.Teacher(teacher_folder, torch.device("cpu"))
+    network = Autoencoder(Layout(base=teacher.base)).eval()
+    start.take_over(network, teacher)
+    reference: Any = AutoencoderTiny.from_pretrained(teacher_folder)  # type: ignore[no-untyped-call]
+    pixels = photo_tensor(64, 48)
+    with torch.inference_mode():
+        first, z = teacher.encode(pixels)
+        torch.testing.assert_close(z, reference.encode(2 * pixels - 1).latents, rtol=0, atol=1e-5)
+        torch.testing.assert_close(teacher.decode(z), reference.decode(z).sample / 2 + 0.5, rtol=0, atol=1e-5)
+        encoder, decoder = network.encoder, network.decoder
+        at8 = encoder.at8(encoder.down8(encoder.at4(encoder.down4(encoder.at2(first)))))
+        torch.testing.assert_close(encoder.tail(at8), z, rtol=0, atol=1e-5)
+        # The last stage of the decoder is the teacher's up to the layer that doubles the size.
+        kept: list[torch.Tensor] = []
+        decoder.tail.register_forward_pre_hook(lambda _, given: kept.append(given[0]))
+        decoder.trunk(z)
+        torch.testing.assert_close(kept[0], teacher.decoder[:15](3 * torch.tanh(z / 3)), rtol=0, atol=1e-5)
+
+
+def test_a_start_is_made_and_can_be_trained(
+    teacher_folder: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The components of the transform are uncorrelated, have the deviations of the file, and can be inverted."""
+    for name, value in (("BATCH", 2), ("CROP", 64), ("TRANSFORM_BATCHES", 3), ("TRANSFORM_CROP", 128)):
+        monkeypatch.setattr(start, name, value)
+    places = ["--data", str(data), "--metrics", str(data), "--run", str(tmp_path)]
+    start.main(["--teacher", str(teacher_folder), *places, "--steps", "2"])
+    codec = codecs.started(tmp_path / "start.pt")
+    network = codec.autoencoder
+    generator, photos = np.random.default_rng(0), Photos(data, 128)
+    with torch.inference_mode():
+        pixels = torch.cat([photos.batch(2, 128, generator) for _ in range(3)])
+        latent = network.encoder(pixels)
+        _, _, z = network.encoder.trunk(pixels)
+        torch.testing.assert_close(network.decoder.transform(latent), F.pixel_unshuffle(z, 2), rtol=0, atol=1e-4)
+    values = latent.permute(0, 2, 3, 1).reshape(-1, 16).double()
+    covariance = (values.T @ values / len(values)).numpy()
+    deviation = torch.load(tmp_path / "start.pt", weights_only=True)["deviation"].double().numpy()
+    assert np.abs(covariance - np.diag(np.maximum(deviation**2, 1e-4))).max() < 1e-3 * max(1, deviation[0] ** 2)
+    assert (np.diff(deviation) <= 0).all()
+    train.main(arguments(data, tmp_path / "run", "--init", str(tmp_path / "start.pt"), "--steps", "1"))
+    assert codecs.read_codec(tmp_path / "run")[1]["step"] == 1
+
+
+# Photos and comparisons
+
+
+def test_a_folder_of_photos_is_checked_against_its_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A photo that is missing, changed or added is reported; a photo without a licence is refused."""
     folder, origins, listed = tmp_path / "train", tmp_path / "origins.csv", tmp_path / "manifest.csv"
     (folder / "0").mkdir(parents=True)
     for name in ("a", "b", "c"):
@@ -160,27 +476,26 @@ def test_a_folder_of_photos_is_held_to_its_list(data: Path, tmp_path: Path, caps
     assert told == ["0/b.png: not in the folder", "0/c.png: not in the list", "0/a.png: another file"]
 
 
-def test_runs_are_compared_on_photos(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The figures of a space that ships are those of its files: bytes, and PSNR of what Pillow opens."""
+def test_runs_are_compared_with_what_ships(data: Path, tmp_path: Path) -> None:
+    """The figures of the shipped model are those of its files: bytes, and PSNR of what Pillow opens."""
     photos = tmp_path / "photos"
     photos.mkdir()
     photo = Image.open(GRACE).crop((100, 100, 260, 228))
     photo.save(photos / "a.png")
     Image.open(GRACE).crop((0, 0, 200, 200)).save(photos / "b.png")
     train.main(arguments(data, tmp_path / "run"))
-    monkeypatch.setattr(compare, "Dists", Lpips)  # VGG-16 is too much for a test
     places = ["--photos", str(photos), "--metrics", str(data), "--output", str(tmp_path / "found.json")]
-    runs = ["--run", str(tmp_path / "run"), "sdl1"]
+    runs = ["--run", str(tmp_path / "run"), compare.SHIPPED]
     compare.main([*places, *runs, "--limit", "1", "--rates", "0.4", "0.8", "--crop", "160"])
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["photos"] == 1
     assert [(mean["run"], mean["rate"]) for mean in found["means"]] == [
-        (n, r) for n in ("run", "sdl1") for r in (0.4, 0.8)
+        (name, rate) for name in ("run", "shipped") for rate in (0.4, 0.8)
     ]
-    random, ours = (next(mean for mean in found["means"] if mean["run"] == name) for name in ("run", "sdl1"))
+    random, ours = (next(mean for mean in found["means"] if mean["run"] == name) for name in ("run", "shipped"))
     assert random["psnr"] < ours["psnr"]
     # Effort 0 rounds, as training does.
-    written = images.saved(photo, model="sdl1", quality=40, effort=0, payload="range")
+    written = images.saved(photo, quality=40, effort=0, payload="range")
     file = container.read(io.BytesIO(written))
     assert abs(file.header.rate - 0.4 * 255) <= 1
     payload = file.get(container.Name.LATENT)
@@ -193,376 +508,327 @@ def test_runs_are_compared_on_photos(data: Path, tmp_path: Path, monkeypatch: py
         compare.crops(tmp_path / "run", 64, None)
 
 
-@pytest.mark.parametrize("space", [space.name for space in spaces.SPACES if space.name.startswith("sdl")])
-def test_training_goes_on_from_what_ships(space: str) -> None:
-    """The trainable codec of a space gives the integer table, the symbols and the pixels of the one in the package."""
-    codec = train.shipped(space)
-    table = spaces.read_arrays(f"{space}-context", context.TABLES[space])
-    again = codec.rate_model.context.tensors()
+def test_the_twin_of_what_ships_is_its_integer_table() -> None:
+    """Tables survive the way into the float twin and back, and so do the steps."""
+    codec = codecs.shipped()
+    space = registry.space(registry.EMBEDDED)
+    table, again = spaces.read_arrays(space.context), codec.rate_model.context.tensors()
     assert table.keys() == again.keys()
     for name, values in table.items():
         np.testing.assert_array_equal(again[name], values, err_msg=name)
-
-    card = next(card for card in cards.CARDS if card.space == space)
-    network = store.load(card)
-    image = np.array(images.noise(64, 48, seed=3))
-    latent = network.encode(image)
-    pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
-    wide = train.shipped(space, 1.25)
-    for code in (40, 128, 200):
-        rate = torch.tensor([code / 255])
-        steps = quantize.steps(spaces.by_name(space).tables.log2_steps, code)[:, None, None]
+    for code in (0, 40, 128, 255):
+        steps = scalar.steps(spaces.tables(space).log2_steps, code)
         with torch.inference_mode():
-            found = codec.rate_model.steps(rate)
-            batch = train.through(codec, pixels, rate, decoder_only=True)
-            stretched = wide.autoencoder.decoder(batch.latent, rate / 1.25)
-        np.testing.assert_allclose(found[0].numpy(), steps, rtol=2**-8)
-        shown = network.decode(np.rint(latent / steps) * steps, code)
-        difference = 255 * batch.output[0].permute(1, 2, 0).clamp(0, 1).numpy() - shown
-        assert np.abs(difference).mean() < 2
-        # A wider range of rates: what was this one lies at 0.8 of it.
-        torch.testing.assert_close(stretched, batch.output, rtol=0, atol=1e-4)
-    knots = spaces.by_name(space).tables.log2_steps / 256
-    widest = wide.rate_model.log2_steps.detach().numpy()
-    np.testing.assert_allclose(widest[0], knots[0], atol=1e-5)
-    np.testing.assert_allclose(widest[-1], knots[-1] + 0.25 * 7 * (knots[-1] - knots[-2]), atol=1e-4)
+            found = codec.rate_model.steps(torch.tensor([code / 255]))
+        np.testing.assert_allclose(found[0, :, 0, 0].numpy(), steps, rtol=2**-8)
 
 
-@pytest.mark.parametrize("network", ["encoder", "decoder"])
-def test_a_network_grows_without_a_change_of_what_it_gives(network: str) -> None:
-    """New blocks do nothing until they are trained, and get gradients; to take them away again gives back what was."""
-    smaller = getattr(train.shipped("sdl1").autoencoder, network)
-    larger = train.reshaped(smaller, embedded.Layout((3, 3, 5), (5, 3, 4, 3)))
-    generator = torch.Generator().manual_seed(0)
-    given = {
-        "encoder": (torch.rand(2, 3, 64, 96, generator=generator),),
-        "decoder": (torch.randn(2, 96, 4, 6, generator=generator), torch.tensor([0.2, 0.9])),
-    }[network]
-    torch.testing.assert_close(larger(*given), smaller(*given), rtol=0, atol=0)
-    larger(*given).square().sum().backward()
-    before = train.by_place(smaller)
-    added = [layer for place, layer in train.by_place(larger).items() if place not in before]
-    assert len(added) == 4
-    for layer in added:
-        assert isinstance(layer, embedded.Block)
-        assert layer.conv2.weight.grad is not None
-        assert layer.conv2.weight.grad.abs().max() > 0
-    again = train.reshaped(larger, embedded.Layout())
-    torch.testing.assert_close(again(*given), smaller(*given), rtol=0, atol=0)
+# What ships
 
 
-def test_a_run_of_another_layout_is_read_back(data: Path, tmp_path: Path) -> None:
-    """Its layers come from the weights, and training goes on from the checkpoint."""
-    more = ("--encoder-blocks", "2", "1", "1", "--decoder-blocks", "1", "2", "3", "2", "--muon", "4")
-    train.main(arguments(data, tmp_path / "run", *more))
-    codec = train.read_codec(tmp_path / "run")
-    layout = embedded.Layout((2, 1, 1), (1, 2, 3, 2))
-    assert codec.autoencoder.layout == layout
-    train.main(arguments(data, tmp_path / "run", *more, "--steps", "6"))
-    assert len((tmp_path / "run" / "log.txt").read_text().splitlines()) == 3
-    # So does the network in the package.
-    tensors = {name: tensor.numpy() for name, tensor in codec.autoencoder.state_dict().items()}
-    model = embedded.EmbeddedModel(tensors, "cpu", "")
-    assert (model.encoder_margin, model.decoder_margin) == (layout.encoder_margin, layout.decoder_margin)
-    latent = np.random.default_rng(0).normal(size=(96, 2, 3)).astype(np.float32)
-    assert model.decode(latent, 128).shape == (32, 48, 3)
+def checkout(folder: Path) -> Path:
+    """Copy what shipping may change, and the programs that it runs, into a folder, and return it."""
+    for name in ("pillow_sdl", "spec", "tests/golden"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "docs").mkdir()
+    shutil.copy(GRACE, folder / "docs")
+    return folder
 
 
-def test_a_new_decoder_is_trained_for_the_same_files(data: Path, tmp_path: Path) -> None:
-    """Of a space's codec all but the decoder stays, to the bit; the decoder has the layers that were asked for."""
-    more = ("--init", "sdl1", "--decoder-only", "--new-decoder", "--decoder-blocks", "0", "1", "2", "1", "--muon", "4")
-    train.main(arguments(data, tmp_path / "run", *more))
-    codec, before = train.read_codec(tmp_path / "run"), train.shipped("sdl1")
-    assert codec.autoencoder.layout == embedded.Layout(decoder=(0, 1, 2, 1))
-    for name, tensor in before.state_dict().items():
-        if not name.startswith("autoencoder.decoder."):
-            torch.testing.assert_close(codec.state_dict()[name], tensor, rtol=0, atol=0, msg=name)
-    with pytest.raises(SystemExit):
-        train.main(arguments(data, tmp_path / "other", "--stretch", "1.2"))
+def contents(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file below a folder, without Python's caches."""
+    paths = (path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
-def test_training_goes_on_with_a_larger_network(data: Path, tmp_path: Path) -> None:
-    """Of a space's codec the rest stays; at a learning rate of none, all does."""
-    more = ("--init", "sdl4", "--decoder-blocks", "2", "2", "3", "3", "--lr", "0")
-    train.main(arguments(data, tmp_path / "run", *more))
-    codec, before = train.read_codec(tmp_path / "run"), train.shipped("sdl4")
-    assert codec.autoencoder.layout == embedded.Layout(before.autoencoder.layout.encoder, (2, 2, 3, 3))
-    pixels, rate = torch.rand(1, 3, 64, 64), torch.tensor([0.5])
-    with torch.inference_mode():
-        outputs = [train.through(each, pixels, rate, decoder_only=True).output for each in (codec, before)]
-    torch.testing.assert_close(outputs[0], outputs[1], rtol=0, atol=1e-5)
+def registry_of(root: Path) -> dict[str, Any]:
+    """Return the registry of a checkout."""
+    found: dict[str, Any] = json.loads((root / "pillow_sdl/weights/registry.json").read_text("utf-8"))
+    return found
 
 
-@pytest.mark.parametrize(
-    "more",
-    [
-        ("--new-decoder",),
-        ("--init", "sdl1", "--decoder-blocks", "1", "4", "4", "4"),
-        ("--init", "sdl1", "--encoder-blocks", "2", "2", "2"),
-        ("--init", "sdl1", "--new-decoder", "--encoder-blocks", "3", "3", "3"),
-    ],
-)
-def test_options_without_an_effect_are_refused(data: Path, tmp_path: Path, more: tuple[str, ...]) -> None:
-    """Weights that a run starts from may get more blocks, not fewer; a new decoder has no say in the encoder."""
-    with pytest.raises(SystemExit):
-        train.main(arguments(data, tmp_path / "run", *more))
-    assert not (tmp_path / "run").exists()
+def flat(value: Any, name: str = "") -> dict[str, Any]:
+    """Return the values of a registry by their places, such as "models.sdl.weights.sha256"."""
+    if isinstance(value, dict):
+        items = [(f"{name}.{key}".strip("."), entry) for key, entry in value.items()]
+    elif isinstance(value, list):
+        items = [(f"{name}.{entry.get('name', index)}", entry) for index, entry in enumerate(value)]
+    else:
+        return {name: value}
+    found: dict[str, Any] = {}
+    for key, entry in items:
+        found |= flat(entry, key)
+    return found
 
 
-@pytest.mark.parametrize("optimizer", [(), ("--muon", "4")])
-def test_the_encoder_has_a_rate_of_its_own(data: Path, tmp_path: Path, optimizer: tuple[str, ...]) -> None:
-    """At none it stays, and with it steps and context model, while the decoder learns."""
-    for factor, name in (("0", "still"), ("0.5", "slow"), ("1", "as fast")):
-        train.main(arguments(data, tmp_path / name, "--init", "sdl1", "--encoder-lr", factor, *optimizer))
-    before = {key: value for key, value in train.shipped("sdl1").named_parameters() if value.numel()}
-    moved = {name: weights(tmp_path / name) for name in ("still", "slow", "as fast")}
-    for key, parameter in before.items():
-        still, slow, fast = (float((weights[key] - parameter).detach().abs().max()) for weights in moved.values())
-        if key.startswith("autoencoder.decoder."):
-            assert still > 0, key
-        else:
-            assert still == 0, key
-            # Some of the context model has no part in what so small a picture costs.
-            assert 0 < slow < fast or (fast == 0 and key.startswith("rate_model.context.")), key
+def dummy_codec() -> codecs.Codec:
+    """Return a codec of the network that the package has now, with random weights."""
+    torch.manual_seed(0)
+    network = embedded.EmbeddedAutoencoder()
+    channels = registry.space(registry.EMBEDDED).channels
+    sizes = [channels // 4, channels - channels // 4]
+    twin = ContextModel(np.arange(channels), sizes, np.full(channels, 0.1), [16, 8], window=1, reach=2)
+    log2_steps = torch.linspace(-2, -6, KNOTS)[:, None].expand(KNOTS, channels)
+    return codecs.Codec(network, RateModel(log2_steps, twin)).eval()
 
 
-@pytest.mark.parametrize("balance", [0.0, 0.5, 0.8, 1.0])
-def test_rates_are_balanced(balance: float) -> None:
-    """How much more a high rate's error counts than a low one's: 540 times, to the power of what is left to 1."""
-    pixels = torch.rand(1, 3, 16, 16).expand(2, -1, -1, -1)
-    output = (pixels + 0.1).requires_grad_()
-    batch = train.Batch(pixels, torch.tensor([0.0, 1.0]), torch.zeros(2, 96, 1, 1), output, torch.zeros(2))
-    options = argparse.Namespace(
-        steps=1, perceptual_ramp=(2, 3), error_weight=0.0008, dists_from=1, dists_every=1, balance=balance
-    )
-    lpips: Any = None  # Not asked for squared error alone
-    loss, _ = train.compute_loss(batch, (lpips, None), None, options, 0)
-    loss.backward()  # type: ignore[no-untyped-call]
-    assert output.grad is not None
-    low, high = output.grad.abs().sum((1, 2, 3)).tolist()
-    assert high / low == pytest.approx(540 ** (1 - balance), rel=1e-3)
+def test_the_registry_is_written_as_it_was_read(tmp_path: Path) -> None:
+    """A shelf that nothing is put into changes no byte, and an error leaves everything as it was."""
+    root = checkout(tmp_path / "checkout")
+    before = contents(root)
+    with shipping.Shelf(root):
+        pass
+    assert contents(root) == before
+
+    def fail_at_the_second_entry() -> None:
+        with shipping.Shelf(root) as shelf:
+            shelf.store(shelf.entry("spaces", "sd1"), "tables", "", {"log2_steps": np.zeros(3)})
+            shelf.entry("spaces", "none")
+
+    with pytest.raises(SystemExit, match="no none among its spaces: sd1, sdxl"):
+        fail_at_the_second_entry()
+    assert contents(root) == before
 
 
-def test_muon_makes_updates_orthogonal() -> None:
-    """Singular values near 1, rows or columns; the step has the size that was asked for, whatever the gradient's."""
-    generator = torch.Generator().manual_seed(0)
-    for rows, columns in ((6, 40), (40, 6)):
-        matrices = torch.randn(3, rows, columns, generator=generator) * 1e-4
-        values = torch.linalg.svdvals(muon.orthogonal(matrices))
-        assert values.min() > 0.6
-        assert values.max() < 1.3
-    network = torch.nn.Sequential(torch.nn.Conv2d(8, 16, 3), torch.nn.Flatten(), torch.nn.Linear(16, 4))
-    before = [parameter.detach().clone() for parameter in network.parameters()]
-    found = muon.optimizers([(network, 1.0)], 1e-3, 4.0)
-    for parameter in network.parameters():
-        parameter.grad = torch.randn(parameter.shape, generator=generator)
-    muon.step(found, 1e-3)
-    moved = [
-        (now.detach() - was).square().mean().sqrt().item()
-        for now, was in zip(network.parameters(), before, strict=True)
-    ]
-    # 0.2 of 4 times the rate for the convolution's weights, about; Adam's first step is the rate, of what is no matrix.
-    assert moved[0] == pytest.approx(0.2 * 4e-3, rel=0.2)
-    assert moved[1:] == pytest.approx([1e-3] * 3, rel=0.01)
-    assert [type(optimizer) for optimizer in muon.optimizers([(network, 1.0)], 1e-3, 0.0)] == [torch.optim.Adam]
-
-
-def test_shapes_of_decoders_are_compared(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every shape trains and is judged; a run that was broken off goes on with the next shape."""
-    monkeypatch.setattr(architecture, "Dists", Lpips)  # VGG-16 is too much for a test
-    names = [shape.name for shape in architecture.SHAPES]
-    assert len(set(names)) == len(names)
-    output = tmp_path / "found.json"
-    fixed = ["--data", str(data), "--validation", str(data), "--metrics", str(data), "--output", str(output)]
-    fixed += ["--steps", "2", "--batch", "1", "--limit", "1", "--only"]
-    architecture.main([*fixed, "as sdl2"])
-    first = json.loads(output.read_text())["rows"]
-    architecture.main([*fixed, "as sdl2", "depthwise", "attention"])
-    rows = json.loads(output.read_text())["rows"]
-    assert rows[:1] == first
-    assert [row["shape"]["name"] for row in rows] == ["as sdl2", "depthwise", "attention"]
-    decoder = train.shipped("sdl2").autoencoder.decoder
-    assert rows[0]["parameters"] == sum(parameter.numel() for parameter in decoder.parameters())
-    for row in rows:
-        assert [mean["rate"] for mean in row["float32"]] == list(architecture.RATES)
-        assert all(0 < mean["lpips"] < 5 and 0 < mean["psnr"] < 40 for mean in row["float32"])
-    assert rows[0]["float16"][0]["psnr"] == pytest.approx(rows[0]["float32"][0]["psnr"], abs=0.05)
-
-
-def test_a_denoiser_is_weighed_against_a_larger_decoder(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_run_becomes_the_embedded_model(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, python: Callable[..., str]
 ) -> None:
-    """Both have as many parameters, about, and start from the pictures of the decoder that ships."""
-    monkeypatch.setattr(denoise_or_decode, "Dists", Lpips)
-    output = tmp_path / "found.json"
-    fixed = ["--data", str(data), "--validation", str(data), "--metrics", str(data), "--output", str(output)]
-    denoise_or_decode.main(
-        [*fixed, *["--steps", "1", "--denoiser-steps", "12", "--batch", "1", "--limit", "1", "--lr", "1e-9"]]
-    )
-    before, control, blocks, denoiser = json.loads(output.read_text())["rows"]
-    assert [row["name"] for row in (control, blocks, denoiser)] == ["as it is", "blocks", "denoiser"]
-    assert denoiser["parameters"] == pytest.approx(blocks["parameters"], rel=0.02)
-    assert 0.5 < denoiser["latent_error_share"] < 1.5
-    for row in (control, blocks, denoiser):
-        for then, now in zip(before["means"], row["means"], strict=True):
-            assert now["psnr"] == pytest.approx(then["psnr"], abs=0.01)
+    """Weights, tables, context model, graphs, their entries, vectors and golden files change, and nothing else does.
+
+    The checkout then writes and reads files with the new model.
+    """
+    root, codec = checkout(tmp_path / "checkout"), dummy_codec()
+    before, entries = contents(root), flat(registry_of(root))
+    monkeypatch.setattr(ship, "read_codec", lambda _: (codec, {"step": 7}))
+    for name, value in (("PREVIEW_CROP", 64), ("PREVIEW_BATCHES", 2), ("PREVIEW_BATCH", 2)):
+        monkeypatch.setattr(ship, name, value)
+    ship.main(["--run", str(tmp_path), "--data", str(data), "--root", str(root)])
+
+    after = contents(root)
+    assert after.keys() == before.keys()
+    changed = {name for name in after if after[name] != before[name]}
+    name = registry.EMBEDDED
+    model, space = registry.model(name), registry.space(name)
+    assert model.weights is not None
+    assert model.graphs is not None
+    stored = (model.weights, space.tables, space.context, model.graphs.encoder, model.graphs.decoder)
+    weights = {f"pillow_sdl/weights/{part.file}" for part in stored} | {"pillow_sdl/weights/registry.json"}
+    # The graphs refer to places in the weights, which are the same for the same layout.
+    assert {f"pillow_sdl/weights/{part.file}" for part in stored[:3]} <= changed
+    assert all(entry in weights or entry.startswith(("spec/vectors/", "tests/golden/")) for entry in changed)
+    assert {"spec/vectors/ok_embedded_range.sdl", "tests/golden/sdl.sdl"} <= changed
+
+    found = flat(registry_of(root))
+    assert found.keys() == entries.keys()
+    altered = {key for key in found if found[key] != entries[key]}
+    parts = ("weights.sha256", "hash", "graphs.encoder.sha256", "graphs.decoder.sha256")
+    allowed = {f"models.{name}.{part}" for part in parts}
+    allowed |= {f"spaces.{name}.tables.sha256", f"spaces.{name}.context.sha256"}
+    assert {f"models.{name}.hash", f"models.{name}.weights.sha256", f"spaces.{name}.tables.sha256"} <= altered
+    assert altered <= allowed
+    for key, entry in found.items():
+        if key.endswith(".file"):
+            digest = after[f"pillow_sdl/weights/{entry}"]
+            assert found[key.removesuffix("file") + "sha256"] == digest, key
+
+    monkeypatch.setenv("PYTHONPATH", str(root))
+    program = f"""
+import sys
+sys.path.insert(0, {str(root)!r})
+import io
+import numpy as np
+from PIL import Image
+import pillow_sdl
+from pillow_sdl import decode
+from pillow_sdl.format import container
+assert pillow_sdl.__file__.startswith({str(root)!r})
+stream = io.BytesIO()
+Image.open({str(GRACE)!r}).crop((0, 0, 90, 70)).save(stream, "SDL", payload="range")
+Image.open(stream).load()
+symbols = decode.read_symbols(container.read(io.BytesIO(stream.getvalue())))
+print(np.abs(symbols).max() > 0)
+"""
+    assert python(program) == "True"
 
 
-def test_training_changes_every_network(data: Path, tmp_path: Path) -> None:
-    """Encoder, decoder, context model and tables all get gradients."""
-    first = tmp_path / "first"
-    train.main(arguments(data, first, "--lr", "1e-9"))
-    train.main(arguments(data, tmp_path / "run", "--init", str(first)))
-    before, after = train.read_codec(first).state_dict(), weights(tmp_path / "run")
-    for part in ("autoencoder.encoder", "autoencoder.decoder", "rate_model.context", "rate_model.log2_steps"):
-        names = [name for name in before if name.startswith(part)]
-        assert names
-        assert any(not torch.equal(before[name], after[name]) for name in names), part
+def test_weights_that_the_package_cannot_run_are_refused(data: Path, tmp_path: Path) -> None:
+    """Another layout is refused before anything is written."""
+    root = checkout(tmp_path / "checkout")
+    before = contents(root)
+    train.main(arguments(data, tmp_path / "run", "--steps", "1"))
+    with pytest.raises(SystemExit, match=r"networks/embedded\.py does not take the weights of this run"):
+        ship.main(["--run", str(tmp_path / "run"), "--data", str(data), "--root", str(root), "--no-vectors"])
+    assert contents(root) == before
 
 
-def test_a_checkpoint_becomes_weights_tables_and_hashes(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Export writes what the package reads, and puts the hashes where the tests of the specification look."""
-    from training import export
+def test_a_network_that_gives_something_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights may fit by name and shape while the package computes something else with them."""
+    codec = dummy_codec()
+    arrays = shipping.as_float16(codec.autoencoder.state_dict())
+    with pytest.raises(SystemExit, match="another latent"):
+        ship.at_run_time(codec, arrays | {"encoder.layers.1.bias": np.ones(64, np.float16)})
+    with torch.no_grad():
+        codec.autoencoder.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
+    network = ship.at_run_time(codec, arrays)
+    assert network.channels == registry.space(registry.EMBEDDED).channels
+    monkeypatch.setattr(embedded.EmbeddedModel, "decode", lambda *_: np.full((64, 64, 3), 255.0))
+    with pytest.raises(SystemExit, match="another picture"):
+        ship.at_run_time(codec, arrays)
 
-    root = tmp_path / "project"
-    written = ("models/cards.py", "latent/spaces.py", "latent/context.py")
-    for name in (*(f"pillow_sdl/{name}" for name in written), "spec/registry.md"):
-        target = root / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(Path(__file__).parent.parent / name, target)
-    monkeypatch.setattr(export, "WEIGHTS", root / "pillow_sdl" / "weights")
-    monkeypatch.setattr(export, "PREVIEW_CROP", 64)
-    train.main(arguments(data, tmp_path / "run"))
-    export.main(["--run", str(tmp_path / "run"), "--data", str(data), "--space", "sdl1"])
 
-    shelf, registry = root / "pillow_sdl" / "weights", (root / "spec/registry.md").read_text()
-    tensors = numpy_file(shelf / "sdl1.safetensors")
-    decoder = {n.removeprefix("decoder."): t for n, t in tensors.items() if n.startswith("decoder.")}
-    found = store.tensor_hash(decoder).hex()
-    assert f'hash="{found}"' in (root / "pillow_sdl/models/cards.py").read_text()
-    assert f"| sdl1 | sdl1 | {found} |" in registry
-    assert "| 16 | sdl1 | 96 | 16 |" in registry
-    tables = numpy_file(shelf / "sdl1-tables.safetensors")
-    assert tables["log2_steps"].dtype == np.int16
-    assert tables["log2_steps"].shape[1] == spaces.by_name("sdl1").channels
-    assert tables["preview"].shape == (spaces.by_name("sdl1").channels + 1, 192)
-    for name in ("sdl1-tables", "sdl1-context"):
-        digest = hashlib.sha256((shelf / f"{name}.safetensors").read_bytes()).hexdigest()
-        assert f"{name}.safetensors` | {digest} |" in registry
-        assert digest in (root / "pillow_sdl/latent" / f"{'spaces' if 'tables' in name else 'context'}.py").read_text()
+def test_weights_that_float16_cannot_hold_are_refused() -> None:
+    """The message names the weight."""
+    with pytest.raises(SystemExit, match=r"a\.bias has a weight"):
+        shipping.as_float16({"a.weight": torch.ones(2), "a.bias": torch.tensor([1e6])})
 
-    # The table that ships is the trained twin, and codes latents: the payload has the size that the twin foretold.
-    codec = train.read_codec(tmp_path / "run")
+
+def test_the_integer_table_costs_what_the_twin_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The payload of a trained twin's table has the size that the rounded twin gives."""
+    codec = dummy_codec()
     twin = codec.rate_model.context
-    table = numpy_file(shelf / "sdl1-context.safetensors")
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.add_(0.02 * torch.randn(parameter.shape))
+    channels = codec.rate_model.log2_steps.shape[1]
+    octaves = torch.full((1, channels), -4.0)
     random = np.random.default_rng(0)
-    octaves = torch.round(256 * codec.rate_model.octaves(torch.tensor([0.9])).detach())
-    scaled = random.normal(size=(96, 16, 16)) / np.exp2(octaves.numpy() / 256)[0, :, None, None]
-    symbols = np.rint(scaled).astype(np.int16)
-    monkeypatch.setattr(context, "model", lambda _: context.Model.from_tensors(table))
-    payload = entropy.encode(symbols, entropy.RANGE, "sdl1", octaves[0].numpy().astype(np.int64))
+    symbols = np.rint(random.normal(size=(channels, 16, 16)) * 0.1 * 2**4).astype(np.int16)
+    table = context.Model.from_tensors(twin.tensors())
+    monkeypatch.setattr(context, "model", lambda _: table)
+    method = registry.load().payloads["range"]
+    payload = entropy.encode(symbols, method, registry.EMBEDDED, (256 * octaves[0].numpy()).astype(np.int64))
     twin.rounding.on = True
     with torch.inference_mode():
-        foretold = twin(torch.from_numpy(symbols)[None].float(), octaves / 256).item() / 8
-    assert len(payload) == pytest.approx(foretold, rel=0.01)
+        bits = twin(torch.from_numpy(symbols)[None].float(), octaves).item()
+    assert len(payload) == pytest.approx(bits / 8, rel=0.01)
 
 
-def test_latents_of_photos_become_tables_and_hashes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Latents of which the pixels are a sum: the preview's map is that sum, the steps are those of the context model."""
-    from safetensors.numpy import load_file
+def test_the_shipped_distributions_are_those_of_the_program(tmp_path: Path) -> None:
+    """The table can be made again, byte for byte."""
+    root = checkout(tmp_path / "checkout")
+    before = contents(root)
+    distributions.main(["--root", str(root)])
+    assert contents(root) == before
 
-    from pillow_sdl.latent import preview, quantize
-    from training import tables
-    from training.context import OCTAVES
 
-    root = tmp_path / "project"
-    for name in ("pillow_sdl/latent/spaces.py", "spec/registry.md"):
-        target = root / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(Path(__file__).parent.parent / name, target)
-    weights = root / "pillow_sdl" / "weights"
-    weights.mkdir()
-    monkeypatch.setattr(tables, "WEIGHTS", weights)
-
+def test_the_map_of_the_preview_has_the_least_squared_error() -> None:
+    """A ridge makes the map smaller and keeps the system solvable if a channel is zero."""
     random = np.random.default_rng(0)
-    made = {}
-    for index in range(3):
-        images.noise(160, 140, seed=index).save(tmp_path / f"{index}.png")
-    for path, scale in zip(sorted(tmp_path.glob("*.png")), latents.SCALES, strict=True):
-        pixels = latents.middle(path, tables.CROP, scale)
-        blocks = pixels.reshape(pixels.shape[0] // 8, 8, pixels.shape[1] // 8, 8, 3).mean((1, 3)).transpose(2, 0, 1)
-        # Mean colours, 0.5 as 0, and a channel without any meaning.
-        made[path.name] = np.concatenate([blocks / 255 - 0.5, random.normal(size=(1, *blocks.shape[1:]))])
-    np.savez(tmp_path / "sd1.npz", allow_pickle=False, **made)
-    tables.main(["--space", "sd1", "--latents", str(tmp_path / "sd1.npz"), "--data", str(tmp_path), "--ship"])
-
-    path = weights / "sd1-tables.safetensors"
-    found = load_file(path)
-    taken = spaces.Tables(found["log2_steps"], found["preview"].astype(np.float32))
-    deviation = np.mean(np.sqrt(np.mean([np.square(latent).mean((1, 2)) for latent in made.values()], 0)))
-    for rate, octave in ((255, OCTAVES[0]), (0, OCTAVES[1])):
-        assert quantize.steps(taken.log2_steps, rate) == pytest.approx(deviation * 2**octave, rel=2**-8)
-    assert found["log2_steps"].dtype == np.int16
-    assert found["preview"].dtype == np.float16
-    latent = np.array([0.1, -0.2, 0.3, 0], np.float32)[:, None, None]
-    assert np.abs(preview.preview(latent, taken, 1) - 255 * (0.5 + latent[:3, 0, 0])).max() < 2
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    assert f"sd1-tables.safetensors` | {digest} |" in (root / "spec/registry.md").read_text()
-    row = f'name="sd1",\n        channels=4,\n        factor=8,\n        tables_sha256="{digest}"'
-    assert row in (root / "pillow_sdl/latent/spaces.py").read_text()
+    latent = random.normal(size=(2, 6, 5))
+    latent[1] = 0
+    pixels = np.repeat(np.repeat(0.5 + 0.1 * latent[0], 8, 0), 8, 1)[:, :, None].repeat(3, 2)
+    with pytest.raises(np.linalg.LinAlgError):
+        preview_map.fit([(latent, pixels)], 2)
+    found = preview_map.fit([(latent, pixels)], 2, 1e-3)
+    np.testing.assert_allclose(found[0], 0.1, atol=1e-3)
+    np.testing.assert_allclose(found[1], 0, atol=1e-6)
+    np.testing.assert_allclose(found[2], 0.5, atol=1e-3)
+    with pytest.raises(ValueError, match="does not fit a picture"):
+        preview_map.fit([(latent, pixels[:-1])], 2)
 
 
 @pytest.fixture(scope="module")
 def sd1(data: Path) -> Path:
-    """Latents as training.latents writes them, of the photos in a folder of their own, and an AutoencoderTiny."""
+    """A folder with photos, an AutoencoderTiny, and the latents that training.latents writes of the photos."""
     folder = data / "sd1"
     (folder / "photos").mkdir(parents=True)
     for index in range(2):
         images.noise(160, 144, seed=index).save(folder / "photos" / f"{index}.png")
-    tiny(0).save_pretrained(folder / "taesd")
+    networks.tiny(0).save_pretrained(folder / "taesd")
     places = ["--model", str(folder / "taesd"), "--data", str(folder / "photos"), "--out", str(folder)]
     latents.main(["--space", "sd1", *places])
     return folder
 
 
+def test_latents_of_photos_become_tables(tmp_path: Path) -> None:
+    """Pixels that are a sum of channels: the preview's map is that sum; the steps are those of the context model."""
+    folder, root = tmp_path / "photos", checkout(tmp_path / "checkout")
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    made = {}
+    for index in range(3):
+        images.noise(160, 140, seed=index).save(folder / f"{index}.png")
+    names = [f"{index}.png" for index in range(3)]
+    for name, pixels in zip(names, latents.photos_of(names, folder, latents.CROP), strict=True):
+        blocks = pixels.reshape(pixels.shape[0] // 8, 8, pixels.shape[1] // 8, 8, 3).mean((1, 3)).transpose(2, 0, 1)
+        # Mean colours with 0.5 as 0, and a channel without any meaning.
+        made[name] = np.concatenate([blocks / 255 - 0.5, random.normal(size=(1, *blocks.shape[1:]))])
+    np.savez(tmp_path / "sd1.npz", allow_pickle=False, **made)
+    before, entries = contents(root), flat(registry_of(root))
+    places = ["--latents", str(tmp_path / "sd1.npz"), "--data", str(folder), "--root", str(root)]
+    tables.main(["--space", "sd1", *places])
+
+    after, found = contents(root), flat(registry_of(root))
+    changed = {name for name in after if after[name] != before[name]}
+    assert changed == {"pillow_sdl/weights/registry.json", "pillow_sdl/weights/sd1-tables.safetensors"}
+    assert {key for key in found if found[key] != entries[key]} == {"spaces.sd1.tables.sha256"}
+    assert found["spaces.sd1.tables.sha256"] == after["pillow_sdl/weights/sd1-tables.safetensors"]
+    arrays = load_file(root / "pillow_sdl/weights/sd1-tables.safetensors")
+    taken = spaces.Tables(arrays["log2_steps"], arrays["preview"].astype(np.float32))
+    deviation = np.mean(np.sqrt(np.mean([np.square(latent).mean((1, 2)) for latent in made.values()], 0)))
+    for rate, octave in ((255, context_training.OCTAVES[0]), (0, context_training.OCTAVES[1])):
+        assert scalar.steps(taken.log2_steps, rate) == pytest.approx(deviation * 2**octave, rel=2**-8)
+    assert arrays["log2_steps"].dtype == np.int16
+    assert arrays["preview"].dtype == np.float16
+    latent = np.array([0.1, -0.2, 0.3, 0], np.float32)[:, None, None]
+    assert np.abs(preview.preview(latent, taken, 1) - 255 * (0.5 + latent[:3, 0, 0])).max() < 2
+    with pytest.raises(SystemExit, match="not the latents of the photos"):
+        tables.main(["--space", "sd1", "--latents", str(tmp_path / "sd1.npz"), "--data", str(tmp_path)])
+
+
+def test_a_context_model_is_trained_resumed_and_shipped(
+    sd1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that stops after step 2 ends as an unbroken one, with a table of the form that the package reads."""
+    root = checkout(tmp_path / "checkout")
+    fixed = ["--space", "sd1", "--latents", str(sd1 / "sd1.npz"), "--groups", "2", "2", "--hidden", "6", "4"]
+    fixed += ["--window", "1", "--reach", "2", "--rounded", "0.5", "--steps", "4", "--every", "2", "--resume"]
+    whole = [*fixed, "--out", str(tmp_path / "whole")]
+    broken = [*fixed, "--out", str(tmp_path / "broken"), "--ship", "--root", str(root)]
+    before, entries = contents(root), flat(registry_of(root))
+    context_training.main(whole)
+    interrupted(monkeypatch, context_training, "batch", lambda: context_training.main(broken))
+    assert contents(root) == before
+    context_training.main(broken)
+    states = [torch.load(tmp_path / name / "sd1-context.pt", weights_only=True) for name in ("whole", "broken")]
+    assert [state["step"] for state in states] == [4, 4]
+    for name, tensor in states[0]["model"].items():
+        torch.testing.assert_close(states[1]["model"][name], tensor, rtol=1e-4, atol=1e-6, msg=name)
+
+    after, found = contents(root), flat(registry_of(root))
+    name = "pillow_sdl/weights/sd1-context.safetensors"
+    assert {path for path in after if after[path] != before[path]} == {"pillow_sdl/weights/registry.json", name}
+    assert {key for key in found if found[key] != entries[key]} == {"spaces.sd1.context.sha256"}
+    assert found["spaces.sd1.context.sha256"] == after[name]
+    table = load_file(root / name)
+    assert [len(group.channels) for group in context.Model.from_tensors(table).groups] == [2, 2]
+    for name, values in ContextModel.from_tensors(table).tensors().items():
+        np.testing.assert_array_equal(values, table[name], err_msg=name)
+
+
 def denoiser_arguments(sd1: Path, run: Path, *more: str) -> list[str]:
-    """A run of 4 tiny steps, with palettes."""
+    """Return the command line of a run of 4 tiny steps, with palettes."""
     fixed = ["--latents", str(sd1 / "sd1.npz"), "--run", str(run), "--steps", "4", "--every", "2"]
     return [*fixed, "--batch", "2", "--crop", "8", "--palettes", str(sd1 / "palettes.npz"), *more]
 
 
-def test_a_denoiser_is_trained_in_stages_and_goes_on_where_it_stopped(
+def test_a_denoiser_is_trained_in_stages_and_resumes(
     data: Path, sd1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run cut off after step 2 ends as an unbroken one; the second stage begins with the first one's weights."""
+    """A run that stops after step 2 ends as an unbroken one; the second stage starts with the weights of the first."""
     denoiser.main(denoiser_arguments(sd1, tmp_path / "whole"))
-
-    take, calls = denoiser.Latents.batch, 0
-
-    def stop_at_third(self: denoiser.Latents, *given: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == 3:
-            raise KeyboardInterrupt
-        return take(self, *given)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(denoiser.Latents, "batch", stop_at_third)
-        with pytest.raises(KeyboardInterrupt):
-            denoiser.main(denoiser_arguments(sd1, tmp_path / "broken"))
-    denoiser.main(denoiser_arguments(sd1, tmp_path / "broken"))
-    whole, broken = (denoiser.read_average(tmp_path / name).state_dict() for name in ("whole", "broken"))
+    broken = denoiser_arguments(sd1, tmp_path / "broken")
+    interrupted(monkeypatch, denoiser.Latents, "batch", lambda: denoiser.main(broken))
+    denoiser.main(broken)
+    whole, resumed = (denoiser.read_average(tmp_path / name).state_dict() for name in ("whole", "broken"))
     for name, tensor in whole.items():
-        torch.testing.assert_close(broken[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
+        torch.testing.assert_close(resumed[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
     log = (tmp_path / "broken" / "log.txt").read_text().splitlines()
     assert [line.split()[1] for line in log] == ["2", "4"]
 
-    monkeypatch.setattr(denoiser, "Dists", Lpips)  # VGG-16 is too much for a test
     seen = ["--data", str(sd1 / "photos"), "--model", str(sd1 / "taesd"), "--metrics", str(data)]
-    second = denoiser_arguments(sd1, tmp_path / "seen", *seen, "--init", str(tmp_path / "whole"), "--lr", "1e-9")
-    denoiser.main(second)
+    seen += ["--latents-crop", str(latents.CROP), "--init", str(tmp_path / "whole"), "--lr", "1e-9"]
+    denoiser.main(denoiser_arguments(sd1, tmp_path / "seen", *seen))
     after = denoiser.read_average(tmp_path / "seen").state_dict()
     for name, tensor in whole.items():
         torch.testing.assert_close(after[name], tensor, rtol=1e-4, atol=1e-6, msg=name)
@@ -570,42 +836,38 @@ def test_a_denoiser_is_trained_in_stages_and_goes_on_where_it_stopped(
 
 
 def test_crops_of_latents_are_those_of_the_photos(sd1: Path) -> None:
-    """The pixels are where the latent is; the quantised latent is off by as much as is said."""
-    found = denoiser.Latents(sd1 / "sd1.npz", sd1 / "photos", 512)
-    encode = latents.encoder("sd1", sd1 / "taesd")
+    """The pixels are where the latent is, and the quantized latent is off by as much as is said."""
+    found = denoiser.Latents(sd1 / "sd1.npz", sd1 / "photos", latents.CROP)
+    encode = encoder("sd1", sd1 / "taesd")
     batch = found.batch(8, 8, np.random.default_rng(0))
     assert batch.pixels is not None
     assert not batch.palette.any()
     for latent, photo in zip(batch.clean, batch.pixels, strict=True):
         again = encode((255 * photo).round().byte().permute(1, 2, 0).numpy())
-        # A crop's middle is seen as in the whole photo.
+        # The network sees the middle of a crop as in the whole photo.
         assert np.abs(again[:, 3:5, 3:5] - latent[:, 3:5, 3:5].numpy()).max() < 0.05
     error = (batch.coarse - batch.clean).abs().amax((1, 2, 3))
     assert (error <= batch.deviation * 12**0.5 / 2 + 1e-6).all()
     assert (error > batch.deviation * 12**0.5 / 4).any()
+    with pytest.raises(SystemExit, match="another size than its latent"):
+        denoiser.Latents(sd1 / "sd1.npz", sd1 / "photos", 64)
 
 
-def test_a_denoiser_that_is_trained_can_ship(sd1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its file is what the package reads, and its hash stands in the table of models and in the registry."""
-    from pillow_sdl.models.denoiser import SmallDenoiser
-
-    root = tmp_path / "project"
-    for name in ("pillow_sdl/models/cards.py", "spec/registry.md"):
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(Path(__file__).parent.parent / name, root / name)
-    shelf = root / "pillow_sdl" / "weights"
-    shelf.mkdir()
-    monkeypatch.setattr(denoiser, "WEIGHTS", shelf)
+def test_a_trained_denoiser_ships(sd1: Path, tmp_path: Path) -> None:
+    """Its file is what the package reads, and the registry has its SHA-256."""
+    root = checkout(tmp_path / "checkout")
+    before, entries = contents(root), flat(registry_of(root))
     denoiser.main(denoiser_arguments(sd1, tmp_path / "run"))
-    denoiser.main(["--run", str(tmp_path / "run"), "--ship"])
-    path = shelf / "sd1-denoiser.safetensors"
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    assert f'"sd1": "{digest}"' in (root / "pillow_sdl/models/cards.py").read_text()
-    assert f"sd1-denoiser.safetensors` | {digest} |" in (root / "spec/registry.md").read_text()
+    denoiser.main(["--run", str(tmp_path / "run"), "--ship", "--root", str(root)])
+    after, found = contents(root), flat(registry_of(root))
+    name = "pillow_sdl/weights/sd1-denoiser.safetensors"
+    changed = {path for path in after if after[path] != before[path]}
+    assert changed == {"pillow_sdl/weights/registry.json", name}
+    assert {key for key in found if found[key] != entries[key]} == {"spaces.sd1.denoiser.sha256"}
+    assert found["spaces.sd1.denoiser.sha256"] == after[name]
     latent = np.random.default_rng(0).normal(size=(4, 8, 8)).astype(np.float32)
-    shipped = SmallDenoiser("sd1-denoiser", numpy_file(path), "cpu")
+    shipped = SmallDenoiser("sd1-denoiser", load_file(root / name), "cpu")
     trained = denoiser.read_average(tmp_path / "run")
-    told = Noise(0.2, palette=False)
     with torch.inference_mode():
         wanted = trained(torch.from_numpy(latent)[None], torch.tensor([0.2]), torch.tensor([0.0]))[0].numpy()
-    assert np.abs(shipped.denoise(latent, told, 1) - wanted).max() < 0.01
+    assert np.abs(shipped.denoise(latent, Noise(0.2, palette=False), 1) - wanted).max() < 0.01

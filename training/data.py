@@ -4,31 +4,38 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-SCALES = (1.0, 0.75, 0.5)
-"""Sizes at which each photo is held: smaller ones hide the JPEG artefacts of the source."""
+SCALES: Final = (1.0, 0.75, 0.5)
+"""Sizes at which each photo is held.  The smaller ones hide the JPEG artefacts of the source."""
 
-GREY_SHARE = 0.03
-"""Share of crops turned to grey, so that grey images stay grey."""
+GREY_SHARE: Final = 0.03
+"""Share of crops that are turned to grey, so that grey pictures stay grey."""
 
 
-def _load(path: Path, smallest: int) -> list[np.ndarray]:
-    image = Image.open(path).convert("RGB")
-    found = []
-    for scale in SCALES:
-        size = round(image.width * scale), round(image.height * scale)
-        if min(size) >= smallest:
-            found.append(np.asarray(image if scale == 1 else image.resize(size, Image.Resampling.LANCZOS)))
-    return found
+def at_scale(image: Image.Image, scale: float) -> Image.Image:
+    """Return an image at a scale."""
+    if scale == 1:
+        return image
+    size = round(image.width * scale), round(image.height * scale)
+    return image.resize(size, Image.Resampling.LANCZOS)
+
+
+def middle(path: Path, crop: int, scale: float) -> np.ndarray:
+    """Return the middle of a photo at a scale: uint8 (H, W, 3), at most `crop` pixels a side, sides multiples of 16."""
+    image = at_scale(Image.open(path).convert("RGB"), scale)
+    width, height = (min(crop, side) // 16 * 16 for side in image.size)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return np.asarray(image.crop((left, top, left + width, top + height)))
 
 
 def paths_of(folder: Path) -> list[Path]:
-    """All photos below a folder, in the order in which training numbers them.  Raises FileNotFoundError for none."""
+    """Return all photos below a folder, in the order in which training numbers them.  Raises FileNotFoundError for none."""
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in {".jpg", ".jpeg", ".png"})
     if not paths:
         msg = f"no .jpg or .png below {folder}"
@@ -37,18 +44,22 @@ def paths_of(folder: Path) -> list[Path]:
 
 
 class Photos:
-    """All photos below a folder."""
+    """All photos below a folder, at all sizes that have room for a crop."""
 
     def __init__(self, folder: Path, crop: int) -> None:
+        def load(path: Path) -> list[np.ndarray]:
+            image = Image.open(path).convert("RGB")
+            found = (np.asarray(at_scale(image, scale)) for scale in SCALES)
+            return [photo for photo in found if min(photo.shape[:2]) >= crop]
+
         with ThreadPoolExecutor(2) as pool:
-            loaded = pool.map(lambda path: _load(path, crop), paths_of(folder))
-            self.photos = [sizes for sizes in loaded if sizes]
+            self.photos = [sizes for sizes in pool.map(load, paths_of(folder)) if sizes]
 
     def __len__(self) -> int:
         return len(self.photos)
 
     def batch(self, count: int, size: int, generator: np.random.Generator) -> Tensor:
-        """`count` random crops: float32 (count, 3, size, size) in 0..1."""
+        """Return random crops in 0..1, float32 (count, 3, size, size)."""
         crops = []
         for _ in range(count):
             sizes = self.photos[generator.integers(len(self.photos))]

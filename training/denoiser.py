@@ -1,56 +1,57 @@
-r"""Train our own denoiser for a latent space of Stable Diffusion, in two stages.
+r"""Train the package's own denoiser for a latent space of Stable Diffusion, in two stages.
 
     python -m training.latents --space sd1 --model TAESD --data PHOTOS --crop 512 --out training/runs/latents
     python -m training.denoiser --latents training/runs/latents/sd1.npz --run training/runs/denoiser --steps 3000
-    python -m training.denoiser --latents training/runs/latents/sd1.npz --run training/runs/denoiser-seen --steps 3000 \\
+    python -m training.denoiser --latents training/runs/latents/sd1.npz --run training/runs/denoiser-seen --steps 3000 \
         --init training/runs/denoiser --data PHOTOS --model TAESD --metrics METRICS --batch 6 --crop 24 --lr 2e-4
     python -m training.denoiser --run training/runs/denoiser-seen --ship
 
-First stage: squared error of the latent.  Second, with --metrics: besides, what people see of the picture that an
-autoencoder makes of it (LPIPS, DISTS, squared error), against the photo.  Latents are quantised as files are: with the
-scalar quantiser at random steps, and with palettes of their own (--palettes).
+The first stage minimises the squared error of the latent.  The second stage, with --metrics, adds what people see: the
+difference (LPIPS, DISTS, squared error) between the photo and the picture that an autoencoder makes of the latent.
+Latents are quantized as in files: with the scalar quantizer at random steps, and with palettes (--palettes).
 
-Writes RUN/checkpoint.pt, from which a run that was interrupted goes on, and RUN/log.txt.
+Writes RUN/checkpoint.pt, from which an interrupted run goes on, and RUN/log.txt.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import math
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 import torch
-from safetensors.numpy import save_file
 from torch import Tensor
 
-from benchmarks.metrics import Dists, Lpips
 from pillow_sdl.latent import palette
-from pillow_sdl.latent.spaces import WEIGHTS
-from pillow_sdl.models.denoiser import STEPS, Denoiser
-from pillow_sdl.models.store import tensor_hash
-from training import muon
-from training.data import paths_of
-from training.latents import SCALES, middle
-from training.loop import channels_last, descend, learning_rate, record, running_mean
-from training.shipping import replace_once
+from pillow_sdl.models import hashes
+from pillow_sdl.models.networks.denoiser import STEPS, DenoiserNetwork
+from training import latents, muon
+from training.loop import CHECKPOINT, channels_last, default_device, descend, half_cosine, means, record, running_mean
+from training.perceptual import GRID, Perceptual
+from training.shipping import Shelf, add_root, as_float16
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PALETTE_SHARE = 0.25
-"""Share of the crops that a palette quantises, once there are palettes."""
+PALETTE_SHARE: Final = 0.25
+"""Share of the crops that a palette quantizes, once there are palettes."""
 
-FACTOR = 8
+FACTOR: Final = 8
+"""Pixels for each latent position, on each axis."""
+
+WARM_UP: Final = 200
 
 
 class Batch(NamedTuple):
-    """Crops.   clean, coarse: latents float32 (B, 4, h, w), as they were and quantised.   deviation: (B,), > 0.
+    """A batch of crops.
 
-    palette: (B,), 1 where a palette did it.   pixels: (B, 3, 8 h, 8 w) in 0..1, or None.
+    clean, coarse: latents before and after the quantizer, float32 (B, 4, h, w).
+    deviation: standard deviation of the quantizer's error, (B,), > 0.
+    palette: 1 where the quantizer was a palette, else 0, (B,).
+    pixels: of the photos, in 0..1, (B, 3, 8 h, 8 w); None if there are no photos.
     """
 
     clean: Tensor
@@ -60,29 +61,35 @@ class Batch(NamedTuple):
     pixels: Tensor | None
 
     def to(self, device: torch.device) -> Batch:
-        """The same on a device."""
+        """Return the batch on a device."""
         return Batch(*(None if part is None else part.to(device) for part in self))  # type: ignore[arg-type]
 
 
 class Latents:
-    """Latents of photos, quantised; the photos themselves where they are wanted."""
+    """Latents of photos, with crops of them quantized, and the photos if they are wanted."""
 
     def __init__(self, path: Path, photos: Path | None, crop: int) -> None:
-        """path: as training.latents wrote it.   photos: the folder that it read.   crop: its --crop, in pixels."""
-        with np.load(path) as archive:
-            self.latents = {name: archive[name].astype(np.float32) for name in archive.files}
+        """Read latents.
+
+        path: file that training.latents wrote.   photos: the folder that it read, None if photos are not wanted.
+        crop: its --crop, in pixels.   Raises SystemExit if the folder has other photos.
+        """
+        self.latents = {name: latent.astype(np.float32) for name, latent in latents.read(path).items()}
         self.names = list(self.latents)
         self.palettes: dict[str, tuple[np.ndarray, float]] = {}
         self.photos: dict[str, np.ndarray] = {}
         if photos is not None:
-            found = paths_of(photos)
-            assert len(found) >= len(self.names), "these are not the photos of these latents"
-            for index, (name, file) in enumerate(zip(self.names, found, strict=False)):
-                self.photos[name] = middle(file, crop, SCALES[index % len(SCALES)])
-                assert self.photos[name].shape[0] == FACTOR * self.latents[name].shape[1], name
+            self.photos = dict(zip(self.names, latents.photos_of(self.names, photos, crop), strict=True))
+            for name, photo in self.photos.items():
+                if photo.shape[0] != FACTOR * self.latents[name].shape[1]:
+                    msg = f"{name}: the photo has another size than its latent; --latents-crop must be that of {path}"
+                    raise SystemExit(msg)
 
     def add_palettes(self, file: Path) -> None:
-        """What palettes with dithering make of the latents, and the noise that a reader takes it for; kept in a file."""
+        """Quantize all latents with dithered palettes, and keep them, with the noise that a reader assumes, in a file.
+
+        If the file exists, they are read from it.
+        """
         if file.exists():
             with np.load(file) as archive:
                 self.palettes = {
@@ -90,7 +97,7 @@ class Latents:
                 }
             return
         for name, latent in self.latents.items():
-            colours, indices = palette.encode(latent, palette.MAX_SIZE, dither=True)
+            colours, indices = palette.fit_indices(latent, palette.MAX_SIZE, dither=True)
             noise = palette.noise(colours, indices, dithered=True)
             self.palettes[name] = palette.dequantize(palette.symbols(colours, indices)), noise.deviation
         arrays: dict[str, Any] = {name: found.astype(np.float16) for name, (found, _) in self.palettes.items()}
@@ -98,7 +105,7 @@ class Latents:
         np.savez(file, **arrays)
 
     def batch(self, count: int, size: int, generator: np.random.Generator) -> Batch:
-        """Random crops of size x size positions."""
+        """Return random crops of size x size latent positions."""
         clean, coarse, deviations, kinds, pixels = [], [], [], [], []
         names = [name for name in self.names if min(self.latents[name].shape[1:]) >= size]
         for _ in range(count):
@@ -128,7 +135,7 @@ class Latents:
 
 
 def decoder(folder: Path, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """Latents -> pixels about 0..1, by an `AutoencoderTiny`, with gradients for the latents."""
+    """Return the decoder of an `AutoencoderTiny`, from latents to pixels about 0..1, with gradients for the latents."""
     from diffusers import AutoencoderTiny
 
     network: Any = AutoencoderTiny.from_pretrained(folder, local_files_only=True)  # type: ignore[no-untyped-call]
@@ -142,50 +149,47 @@ def decoder(folder: Path, device: torch.device) -> Callable[[Tensor], Tensor]:
 
 
 class Seen:
-    """What the second stage adds: how the decoded picture differs from the photo."""
+    """The loss of the second stage: how the decoded picture differs from the photo."""
 
     def __init__(self, options: argparse.Namespace, device: torch.device) -> None:
         self.decode = decoder(options.model, device)
-        self.lpips = Lpips(options.metrics).to(device)
-        self.dists = Dists(options.metrics).to(device)
+        self.perceptual = Perceptual(options.metrics, device, options.dists_crops)
         self.options = options
 
     def loss(self, latent: Tensor, pixels: Tensor, generator: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
-        """Of each picture (B,), and its parts for the log."""
+        """Return the loss of each picture (B,), and its parts for the log."""
         shown = self.decode(latent)
         error = (shown - pixels).square().mean((1, 2, 3))
-        # AlexNet looks every fourth pixel: a moving grid leaves no blind spots.
-        top, left = generator.integers(0, 4, 2)
-        lpips = self.lpips(shown[:, :, top:, left:], pixels[:, :, top:, left:])
-        some = slice(0, self.options.dists_crops)
-        dists = self.dists(shown[some], pixels[some])
+        top, left = generator.integers(0, GRID, 2).tolist()
+        lpips, dists = self.perceptual(shown, pixels, (top, left))
         total = self.options.lpips_weight * lpips + self.options.error_weight * error
-        total[some] = total[some] + self.options.dists_weight * dists
+        total[: len(dists)] = total[: len(dists)] + self.options.dists_weight * dists
         return total, {"lpips": lpips.mean().item(), "dists": dists.mean().item(), "mse": error.mean().item()}
 
 
-def read_average(run: Path) -> Denoiser:
-    """The running mean of a checkpoint's weights."""
-    network = Denoiser()
-    state = torch.load(run / "checkpoint.pt", map_location="cpu", weights_only=True)
+def read_average(run: Path) -> DenoiserNetwork:
+    """Return the network with the running mean of a checkpoint's weights."""
+    network = DenoiserNetwork()
+    state = torch.load(run / CHECKPOINT, map_location="cpu", weights_only=True)
     network.load_state_dict(state["average"])
     print(f"checkpoint of step {state['step']} of {run}")
     return network
 
 
 def train(options: argparse.Namespace) -> None:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """Train a network, or go on with a run."""
+    device = default_device()
     options.run.mkdir(parents=True, exist_ok=True)
     data = Latents(options.latents, options.data, options.latents_crop)
     if options.palettes:
         data.add_palettes(options.palettes)
     torch.manual_seed(options.seed)
-    network = channels_last(read_average(options.init) if options.init else Denoiser()).to(device)
-    average = Denoiser().to(device)
+    network = channels_last(read_average(options.init) if options.init else DenoiserNetwork()).to(device)
+    average = DenoiserNetwork().to(device)
     average.load_state_dict(network.state_dict())
     optimizers = muon.optimizers([(network, 1.0)], options.lr, 0)
     seen = Seen(options, device) if options.metrics else None
-    checkpoint, step = options.run / "checkpoint.pt", 0
+    checkpoint, step = options.run / CHECKPOINT, 0
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=device, weights_only=True)
         network.load_state_dict(state["network"])
@@ -207,14 +211,13 @@ def train(options: argparse.Namespace) -> None:
         if seen is not None and batch.pixels is not None:
             visible, more = seen.loss(found, batch.pixels, generator)
             loss, parts = loss + visible, parts | more
-        norm = descend(loss.mean(), network, optimizers, learning_rate(step, options.steps, options.lr))
+        norm = descend(loss.mean(), network, optimizers, half_cosine(step, options.steps, options.lr, WARM_UP))
         if math.isfinite(norm):
             running_mean(list(average.parameters()), list(network.parameters()), step)
         step += 1
         history.append(parts | {"norm": norm})
         if step % options.every == 0 or step == options.steps:
-            row: dict[str, float] = {"step": step, "seconds": time.monotonic() - started}
-            row |= {name: float(np.mean([parts[name] for parts in history])) for name in history[0]}
+            row: dict[str, float] = {"step": step, "seconds": time.monotonic() - started} | means(history)
             state = {
                 "network": network.state_dict(),
                 "average": average.state_dict(),
@@ -226,26 +229,21 @@ def train(options: argparse.Namespace) -> None:
 
 
 def ship(options: argparse.Namespace) -> None:
-    """Put the weights into the package as float16, and their hash into the code and the registry."""
-    network = read_average(options.run)
-    tensors = {name: np.ascontiguousarray(t.half().numpy()) for name, t in network.state_dict().items()}
-    assert all(np.isfinite(tensor).all() for tensor in tensors.values()), "a weight overflows float16"
-    path = WEIGHTS / f"{options.space}-denoiser.safetensors"
-    save_file(tensors, path)
-    path.chmod(0o644)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    root = WEIGHTS.parent.parent
-    replace_once(root / "pillow_sdl/models/cards.py", rf'(DENOISERS: .*?"{options.space}": ")[^"]*', digest)
-    replace_once(root / "spec/registry.md", rf"(`[^`]*/{options.space}-denoiser\.safetensors` \| )[^ ]*", digest)
-    print(f"{path}: {path.stat().st_size} bytes, SHA-256 {digest}, hash of its tensors {tensor_hash(tensors).hex()}")
+    """Put the running mean of the weights into the package as float16, and its SHA-256 into the registry."""
+    tensors = as_float16(read_average(options.run).state_dict())
+    with Shelf(options.root) as shelf:
+        space = shelf.entry("spaces", options.space)
+        shelf.store(space, "denoiser", f"{options.space}-denoiser.safetensors", tensors)
+    print(f"hash of its tensors {hashes.of_arrays(tensors).hex()}")
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--space", default="sd1", help="name of the latent space (default %(default)s)")
-    parser.add_argument("--latents", type=Path, help="as training.latents wrote them")
+    parser.add_argument("--latents", type=Path, help="file that training.latents wrote")
     parser.add_argument("--latents-crop", type=int, default=512, help="their --crop (default %(default)s)")
-    parser.add_argument("--palettes", type=Path, help="file of the latents by palettes, made if it is missing")
+    parser.add_argument("--palettes", type=Path, help="file of latents quantized by palettes; made if it is missing")
     parser.add_argument("--run", type=Path, required=True, help="folder of the checkpoint and the log")
     parser.add_argument("--init", type=Path, help="run whose weights a new one starts from")
     parser.add_argument("--data", type=Path, help="second stage: the photos of the latents")
@@ -259,10 +257,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--lpips-weight", type=float, default=4.0)
     parser.add_argument("--dists-weight", type=float, default=3.0)
     parser.add_argument("--dists-crops", type=int, default=2, help="crops of each batch that DISTS sees")
-    parser.add_argument("--error-weight", type=float, default=20.0, help="of pixels in 0..1")
+    parser.add_argument(
+        "--error-weight", type=float, default=20.0, help="weight of the squared error of pixels in 0..1"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--every", type=int, default=100, help="steps between checkpoints")
-    parser.add_argument("--ship", action="store_true", help="train no more: put the weights of --run into the package")
+    parser.add_argument("--ship", action="store_true", help="do not train; put the weights of --run into the package")
+    add_root(parser)
     options = parser.parse_args(arguments)
     if options.ship:
         ship(options)

@@ -45,7 +45,8 @@ class DecoderGraph(nn.Module):
     def forward(self, latent: Tensor, rate: Tensor) -> Tensor:
         """See the class."""
         shown = self.decoder(latent[None], rate)[0]
-        return shown.mul(255).round().clamp(0, 255).permute(1, 2, 0).to(torch.uint8)
+        found: Tensor = shown.mul(255).round().clamp(0, 255).permute(1, 2, 0).to(torch.uint8)
+        return found
 
 
 def write(encoder: nn.Module, decoder: nn.Module, weights: Path, *, channels: int, factor: int) -> dict[str, Path]:

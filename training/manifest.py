@@ -1,13 +1,15 @@
-"""The photos that weights were trained on: write a list of them, or check a folder against one.
+"""List the photos that weights were trained on, or check a folder of photos against the list.
 
     python -m training.manifest --data DIR --origins FILE --output training/manifest.csv
     python -m training.manifest --data DIR --check training/manifest.csv
 
-A row for each photo: file below DIR, width and height in pixels, SHA-256 of the file, origin (repository or package, and
-the path in it) and licence: "open" for a permissive or copyleft licence or the public domain, "terms" for the terms of
-Unsplash or Pexels, or of the repository.  FILE is a CSV file with the columns file, origin and tier (P1 or P2) that
-knows the origins; the rest is measured.  The order is that in which training reads the photos, so that a folder which
-passes the check gives the same crops for the same seed.
+The list has a row for each photo: the file below DIR, width and height in pixels, SHA-256 of the file, origin
+(repository or package, and the path in it), and licence.  The licence is "open" for a permissive or copyleft licence or
+the public domain, and "terms" for the terms of Unsplash or Pexels, or of the repository.
+
+FILE is a CSV file with the columns file, origin and tier (P1 for "open", P2 for "terms").  The rest is measured.  Rows
+have the order in which training reads the photos, so a folder that passes the check gives the same crops for the same
+seed.
 """
 
 from __future__ import annotations
@@ -17,17 +19,18 @@ import csv
 import hashlib
 import sys
 from pathlib import Path
+from typing import Final
 
 from PIL import Image
 
 from training.data import paths_of
 
-COLUMNS = ("file", "width", "height", "sha256", "origin", "licence")
-LICENCES = {"P1": "open", "P2": "terms"}
+COLUMNS: Final = ("file", "width", "height", "sha256", "origin", "licence")
+LICENCES: Final = {"P1": "open", "P2": "terms"}
 
 
 def rows(folder: Path) -> dict[str, dict[str, str]]:
-    """What can be measured of the photos below a folder, by their names there."""
+    """Return what can be measured of the photos below a folder, by their names there."""
     found = {}
     for path in paths_of(folder):
         with Image.open(path) as image:
@@ -39,7 +42,7 @@ def rows(folder: Path) -> dict[str, dict[str, str]]:
 
 
 def write(folder: Path, origins: Path, output: Path) -> None:
-    """Write the list.  Raises SystemExit for a photo of which the origins' file says nothing, or no licence that will do."""
+    """Write the list.  Raises SystemExit if the origins' file lacks a photo, or gives it an unknown tier."""
     with origins.open(newline="", encoding="utf-8") as file:
         known = {
             Path(row["file"]).relative_to(folder.name).as_posix(): row
@@ -49,9 +52,8 @@ def write(folder: Path, origins: Path, output: Path) -> None:
     found = rows(folder)
     wrong = [name for name in found if name not in known or known[name]["tier"] not in LICENCES]
     if wrong:
-        msg = f"{origins} gives no origin or no licence for {wrong[0]}" + (
-            f" and {len(wrong) - 1} more" if wrong[1:] else ""
-        )
+        more = f" and {len(wrong) - 1} more" if wrong[1:] else ""
+        msg = f"{origins} gives no origin or no licence for {wrong[0]}{more}"
         raise SystemExit(msg)
     with output.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
@@ -61,7 +63,7 @@ def write(folder: Path, origins: Path, output: Path) -> None:
 
 
 def check(folder: Path, listed: Path) -> list[str]:
-    """What differs between a folder and a list: one line for each photo."""
+    """Return what differs between a folder and a list, one line for each photo."""
     with listed.open(newline="", encoding="utf-8") as file:
         wanted = {row["file"]: row["sha256"] for row in csv.DictReader(file)}
     found = {name: row["sha256"] for name, row in rows(folder).items()}
@@ -71,9 +73,10 @@ def check(folder: Path, listed: Path) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of training photos")
-    parser.add_argument("--origins", type=Path, help="CSV file that knows their origins, with --output")
+    parser.add_argument("--origins", type=Path, help="CSV file of their origins, with --output")
     task = parser.add_mutually_exclusive_group(required=True)
     task.add_argument("--output", type=Path, help="write the list")
     task.add_argument("--check", type=Path, help="compare with a list")

@@ -1,12 +1,13 @@
-"""Muon: momentum made orthogonal, for weights that are matrices; the rest is for Adam.
+"""Muon: momentum made orthogonal, for weights that are matrices.  Adam takes the other weights.
 
-Source: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/ (Newton-Schulz, its coefficients); Liu et al.
-2025, arXiv 2502.16982 (the scale at which Adam's learning rates fit).  torch.optim.Muon takes no convolutions.
+Sources: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/ (the Newton-Schulz iteration, its coefficients);
+Liu et al. 2025, arXiv 2502.16982 (the scale at which Adam's learning rates fit).  torch.optim.Muon takes no
+convolutions.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -14,14 +15,14 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-ITERATIONS = 5
-ADAM_RMS = 0.2
+COEFFICIENTS: Final = (3.4445, -4.7750, 2.0315)
+ITERATIONS: Final = 5
+ADAM_RMS: Final = 0.2
 """Root mean square of Adam's updates in units of its learning rate, about."""
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """(B, M, N) -> nearest matrices with singular values near 1, by a quintic iteration."""
+    """Return matrices near (B, M, N) whose singular values are near 1, by a quintic iteration."""
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
@@ -34,14 +35,17 @@ def orthogonal(matrices: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """For weights (rows, ...) of two dimensions or more, each taken as the matrix that multiplies its inputs."""
+    """The optimizer for weights (rows, ...) of two dimensions or more.
+
+    Each is taken as the matrix that multiplies its inputs.
+    """
 
     def __init__(self, parameters: Iterable[Any], lr: float, momentum: float = 0.95) -> None:
         super().__init__(parameters, {"lr": lr, "momentum": momentum})
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
-        """Nesterov's momentum, made orthogonal, all weights of one shape at once."""
+        """Move along Nesterov's momentum, made orthogonal.  Weights of one shape are computed together."""
         for group in self.param_groups:
             alike: dict[tuple[int, ...], list[Tensor]] = {}
             for parameter in group["params"]:
@@ -65,9 +69,10 @@ class Muon(torch.optim.Optimizer):
 def optimizers(
     networks: Sequence[tuple[nn.Module, float]], lr: float, muon: float, more: Sequence[dict[str, Any]] = ()
 ) -> list[torch.optim.Optimizer]:
-    """Adam, and Muon for the networks' convolutions at `muon` times the learning rate; 0: Adam for all.
+    """Return Adam, and Muon for the convolutions of the networks.
 
-    networks: each with its factor on the learning rate.   more: further groups for Adam, with theirs.
+    networks: each with its factor on the learning rate.   muon: factor on Muon's learning rate; 0: Adam for all.
+    more: further groups of parameters for Adam, each with its factor.
     """
     matrices, others = [], []
     for network, factor in networks:
@@ -81,7 +86,7 @@ def optimizers(
 
 
 def step(found: Sequence[torch.optim.Optimizer], lr: float) -> None:
-    """One step of all at a learning rate."""
+    """Take one step of all optimizers at a learning rate."""
     for optimizer in found:
         for group in optimizer.param_groups:
             group["lr"] = group["factor"] * lr
@@ -89,6 +94,9 @@ def step(found: Sequence[torch.optim.Optimizer], lr: float) -> None:
 
 
 def load(found: Sequence[torch.optim.Optimizer], kept: Sequence[dict[str, Any]]) -> None:
-    """Go on from the states that a checkpoint kept of the same optimisers."""
+    """Load the states that a checkpoint kept of the same optimizers.  The factors stay those of `found`."""
     for optimizer, state in zip(found, kept, strict=True):
+        factors = [group["factor"] for group in optimizer.param_groups]
         optimizer.load_state_dict(state)
+        for group, factor in zip(optimizer.param_groups, factors, strict=True):
+            group["factor"] = factor

@@ -1,11 +1,11 @@
-"""Float model of the rate, used in training only: what a symbol costs, and the quantiser's steps.
+"""Float model of the rate, used in training only: what a symbol costs, and the quantizer's steps.
 
-The price is that of payload method 1: the float twin of its context model (`training.context.ContextModel`) is trained
-with the autoencoder, on symbols with uniform noise whose contexts are the rounded ones, as a decoder has them.  For the
-end of a run the twin rounds its weights and activations as the integer model does, so that what ships is what was
-trained.
+The price is that of the payload method "range".  The float twin of its context model (`training.twin.ContextModel`) is
+trained with the autoencoder, on symbols with uniform noise.  The contexts of these symbols are rounded, as a decoder has
+them.  In the last part of a run the twin rounds its weights and activations as the integer model does, so that the
+shipped model is the trained one.
 
-Sources: Balle et al. 2018 (arXiv 1802.01436) for the relaxation, Cui et al. 2021 (arXiv 2003.02012) for steps that
+Sources: Balle et al. 2018 (arXiv 1802.01436) for the relaxation; Cui et al. 2021 (arXiv 2003.02012) for steps that
 are interpolated between rates.
 """
 
@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Final
 import torch
 from torch import Tensor, nn
 
-from training.context import ContextModel
+from pillow_sdl.latent.spaces import STEP_UNIT
+from training.twin import ContextModel
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,11 +25,11 @@ if TYPE_CHECKING:
     import numpy as np
 
 KNOTS: Final = 8
-"""Rates at which the steps stand; between them they are interpolated linearly in their logarithm."""
+"""Number of rates for which steps are trained.  Between them the logarithm of a step is interpolated linearly."""
 
 
 def interpolate(table: Tensor, rate: Tensor) -> Tensor:
-    """Rows of `table` (knots, C) at `rate` (B,) in 0..1, or a little beyond -> (B, C)."""
+    """Return the rows of a table (knots, C) at rates (B,) in 0..1: (B, C).  Rates a little beyond are extrapolated."""
     position = rate * (len(table) - 1)
     low = position.floor().clamp(0, len(table) - 2).long()
     weight = (position - low)[:, None]
@@ -36,9 +37,9 @@ def interpolate(table: Tensor, rate: Tensor) -> Tensor:
 
 
 class RateModel(nn.Module):
-    """Steps of the quantiser and the price of its symbols.
+    """Steps of the quantizer, and the price of its symbols.
 
-    log2_steps: float32 (KNOTS, C), log2 in latent units.   context: the twin that prices them.
+    log2_steps: float32 (KNOTS, C), log2 in latent units.   context: the twin that prices symbols.
     """
 
     def __init__(self, log2_steps: Tensor, context: ContextModel) -> None:
@@ -47,32 +48,38 @@ class RateModel(nn.Module):
         self.context = context
 
     @classmethod
-    def from_tables(cls, log2_steps: np.ndarray, context: Mapping[str, np.ndarray], stretch: float = 1.0) -> RateModel:
-        """A model that goes on from a space's tables.
+    def from_tables(cls, log2_steps: np.ndarray, context: Mapping[str, np.ndarray]) -> RateModel:
+        """Return the model of a latent space that ships.
 
         log2_steps: int16 (knots, C) in 1/256 octave, as `spaces.Tables` has them.   context: the integer table of the
-        space (SPEC 8.6.3).   stretch: what becomes rate u was rate stretch * u, for a wider range of rates.
+        space (SPEC 8.6.3).
         """
-        table = torch.from_numpy(log2_steps.astype("float32")) / 256
-        rates = torch.linspace(0, 1, KNOTS) * stretch
-        return cls(interpolate(table, rates), ContextModel.from_tensors(context))
+        table = torch.from_numpy(log2_steps.astype("float32")) / STEP_UNIT
+        return cls(interpolate(table, torch.linspace(0, 1, KNOTS)), ContextModel.from_tensors(context))
 
     def octaves(self, rate: Tensor) -> Tensor:
-        """log2 of the quantiser's steps at `rate` (B,) -> (B, C)."""
+        """Return log2 of the quantizer's steps at rates (B,): (B, C)."""
         return interpolate(self.log2_steps, rate)
 
     def steps(self, rate: Tensor) -> Tensor:
-        """Quantiser steps at `rate` (B,) -> (B, C, 1, 1), in latent units."""
+        """Return the quantizer's steps at rates (B,), in latent units: (B, C, 1, 1)."""
         return torch.exp2(self.octaves(rate))[:, :, None, None]
 
     def bits(self, symbols: Tensor, rate: Tensor, priced: Tensor | None = None) -> Tensor:
-        """Bits (B,) of symbols (B, C, h, w).   priced: the symbols with noise, which are priced in their stead."""
+        """Return the bits (B,) that symbols (B, C, h, w) cost at rates (B,).
+
+        priced: symbols with noise, whose price is wanted; the contexts come from `symbols`.  None for `symbols`.
+        """
         found: Tensor = self.context(symbols, self.octaves(rate), priced)
         return found
 
 
 def quantize_noisy(latent: Tensor, steps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Latent (B, C, h, w) -> symbols with uniform noise (priced), symbols rounded, latent rounded with gradient."""
+    """Quantize a latent (B, C, h, w) in three ways.
+
+    Returns the symbols with uniform noise, which are priced; the rounded symbols; and the latent that a decoder gets,
+    whose gradient is that of no rounding.
+    """
     scaled = latent / steps
     noisy = scaled + torch.rand_like(scaled) - 0.5
     rounded = scaled + (scaled.round() - scaled).detach()

@@ -1,44 +1,48 @@
 """Crops that are drawn, not photographed: flat colours, gradients, stripes, chessboards and small print.
 
-Photos hold few of these, and a network that has seen none of them changes their colours.
+Photos hold few of these.  A network that has seen none of them changes their colours.
 """
 
 from __future__ import annotations
 
 import string
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SATURATED = 0.3
+Array: TypeAlias = NDArray[np.floating[Any]]
+
+SATURATED: Final = 0.3
 """Share of colours that are corners of the colour cube."""
 
 
-def _colour(generator: np.random.Generator) -> np.ndarray:
+def _colour(generator: np.random.Generator) -> Array:
     if generator.random() < SATURATED:
         return generator.integers(0, 2, 3) * 255.0
     return generator.uniform(0, 255, 3)
 
 
-def _flat(size: int, generator: np.random.Generator) -> np.ndarray:
+def _flat(size: int, generator: np.random.Generator) -> Array:
     return np.broadcast_to(_colour(generator), (size, size, 3))
 
 
-def _gradient(size: int, generator: np.random.Generator) -> np.ndarray:
+def _gradient(size: int, generator: np.random.Generator) -> Array:
     angle = generator.uniform(0, 2 * np.pi)
     y, x = np.mgrid[:size, :size] / (size - 1) - 0.5
     position = np.clip(0.5 + x * np.cos(angle) + y * np.sin(angle), 0, 1)[:, :, None]
-    return _colour(generator) * (1 - position) + _colour(generator) * position
+    found: Array = _colour(generator) * (1 - position) + _colour(generator) * position
+    return found
 
 
-def _pattern(size: int, generator: np.random.Generator) -> np.ndarray:
-    """Stripes or a chessboard with cells of 2 to 32 pixels."""
+def _pattern(size: int, generator: np.random.Generator) -> Array:
+    """Draw stripes or a chessboard with cells of 2 to 32 pixels."""
     y, x = np.mgrid[:size, :size]
     cell = int(2 ** generator.uniform(1, 5))
     lines = (x if generator.random() < 0.5 else y) // cell
@@ -46,8 +50,8 @@ def _pattern(size: int, generator: np.random.Generator) -> np.ndarray:
     return np.where((cells % 2 == 0)[:, :, None], _colour(generator), _colour(generator))
 
 
-def _print(size: int, generator: np.random.Generator) -> np.ndarray:
-    """Lines of random letters, 10 to 28 pixels high, dark on light or light on dark."""
+def _print(size: int, generator: np.random.Generator) -> Array:
+    """Draw lines of random letters, 10 to 28 pixels high, dark on light or light on dark."""
     dark, light = generator.integers(0, 90, 3), generator.integers(170, 256, 3)
     if generator.random() < 0.3:
         dark, light = light, dark
@@ -61,14 +65,14 @@ def _print(size: int, generator: np.random.Generator) -> np.ndarray:
     return np.asarray(image, float)
 
 
-KINDS: tuple[Callable[[int, np.random.Generator], np.ndarray], ...] = (_flat, _gradient, _pattern, _print)
+KINDS: tuple[Callable[[int, np.random.Generator], Array], ...] = (_flat, _gradient, _pattern, _print)
+"""Functions that draw a crop of a size in pixels, (size, size, 3) in 0..255."""
 
 
-def mixed_in(crops: Tensor, share: float, generator: np.random.Generator) -> Tensor:
-    """The same crops (B, 3, S, S) in 0..1, a share of them replaced by drawn ones."""
+def mix_in(crops: Tensor, share: float, generator: np.random.Generator) -> None:
+    """Replace a share of crops (B, 3, S, S) in 0..1 by drawn ones, in place."""
     for index in range(len(crops)):
         if generator.random() < share:
             drawn = KINDS[generator.integers(len(KINDS))](crops.shape[-1], generator)
             whole = np.clip(np.rint(drawn), 0, 255).astype(np.float32) / 255
             crops[index] = torch.from_numpy(whole).permute(2, 0, 1)
-    return crops

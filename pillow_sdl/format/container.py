@@ -67,13 +67,14 @@ class Name:
     ICC: Final = b"i"
     EXIF: Final = b"e"
     XMP: Final = b"x"
+    FIDELITY: Final = b"f"
     ALPHA: Final = b"A"
     PALETTE: Final = b"P"
     LATENT: Final = b"L"
 
 
 METADATA: Final = (Name.ICC, Name.EXIF, Name.XMP)
-KNOWN: Final = frozenset({*METADATA, Name.ALPHA, Name.PALETTE, Name.LATENT})
+KNOWN: Final = frozenset({*METADATA, Name.FIDELITY, Name.ALPHA, Name.PALETTE, Name.LATENT})
 
 
 class Header(NamedTuple):

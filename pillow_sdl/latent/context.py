@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from .. import registry
+from .. import progress, registry
 from ..errors import MalformedError
 from . import spaces
 from .rans import SECTION, Distributions
@@ -296,10 +296,13 @@ class Walk:
         Passes without positions are left out.
         """
         height, width = self._size
+        done = 0
         for group in range(len(self.groups)):
             for pass_ in self._passes:
                 if pass_.top < height and pass_.left < width:
                     yield group, pass_, np.s_[pass_.top :: pass_.stride, pass_.left :: pass_.stride]
+                    done += len(range(pass_.top, height, pass_.stride)) * len(range(pass_.left, width, pass_.stride))
+                    progress.report(done, len(self.groups) * height * width)
 
     def learn(self, group: int, places: tuple[slice, slice], symbols: NDArray[np.int64]) -> None:
         """Record the symbols int64 (n, rows, columns) of a group at the places of a pass."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from .. import progress
 from . import context
 from .rounding import MAX_SYMBOL, round_to_nearest
 
@@ -89,7 +90,8 @@ def refine(
     least = np.inf
     for index in range(passes + 1):
         symbols = np.rint(current)
-        found, gradient = error(symbols)
+        with progress.part(index / (passes + 1), (index + 1) / (passes + 1)):
+            found, gradient = error(symbols)
         if found < least:
             best, least = current, found
         if index == 0:

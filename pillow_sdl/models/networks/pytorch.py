@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ... import settings
+from ... import progress, settings
 from ...errors import ModelError
 from ..tiled import TiledAutoencoder, blend
 from ..tiling import tiles
@@ -122,7 +122,8 @@ class TorchAutoencoder(TiledAutoencoder):
         height, width = latent.shape[1:]
         gradient = np.empty_like(latent)
         total = 0.0
-        for rows, columns in tiles(height, width, self.decoder_margin, GRADIENT_CORE):
+        todo = tiles(height, width, self.decoder_margin, GRADIENT_CORE)
+        for done, (rows, columns) in enumerate(todo, 1):
             wanted = pixels[self.pixels_of(rows.computed), self.pixels_of(columns.computed)]
             with running(self._device, gradients=True):
                 target = torch.tensor(wanted, device=self._device).permute(2, 0, 1).float() / 255
@@ -131,6 +132,7 @@ class TorchAutoencoder(TiledAutoencoder):
                 (slope,) = torch.autograd.grad(error.sum(), piece)
                 total += float(error[:, self.pixels_of(rows.kept), self.pixels_of(columns.kept)].detach().sum())
             gradient[:, rows.place, columns.place] = slope[0, :, rows.kept, columns.kept].cpu().numpy()
+            progress.report(done, len(todo))
         return total, gradient
 
     def curvature(self, latent: NDArray[np.float32], rate: int) -> NDArray[np.float32]:

@@ -1,0 +1,87 @@
+"""The program `sdl`: encode, decode, info, verify, models.
+
+`parser()` describes the whole command line; documentation can be generated from it.  Each command is a module with a
+function `add`, which adds its parser, and a function `run`, which returns the exit status.  All printing of the package
+is here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+
+from .. import __version__, settings
+from ..format import container
+from . import common, decode, encode, info, models, verify
+
+__all__ = ["main", "parser"]
+
+COMMANDS = (encode, decode, info, verify, models)
+
+EXIT_STATUS = {
+    0: "every input was processed",
+    1: "at least one input failed; the others were processed",
+    2: "the command line is wrong; nothing was done",
+    common.INTERRUPTED: "the program was interrupted",
+    common.BROKEN_PIPE: "the program that reads the output stopped reading",
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    found = argparse.ArgumentParser(
+        prog="sdl",
+        description="Store photos as latents of an autoencoder, in a few kilobytes each.  The decoder invents a part "
+        "of the detail.",
+        epilog=_table("exit status", EXIT_STATUS) + "\n" + _table("environment variables", common.ENVIRONMENT),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    found.add_argument(
+        "-V", "--version", action="version", version=f"pillow-sdl {__version__}, format {container.FORMAT_VERSION}"
+    )
+    commands = found.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        command.add(commands)
+    return found
+
+
+def _table(heading: str, rows: dict[int, str] | dict[str, str]) -> str:
+    width = max(len(str(name)) for name in rows)
+    return f"{heading}:\n" + "".join(f"  {name!s:<{width}}  {text}\n" for name, text in rows.items())
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run `sdl` and return its exit status (see `EXIT_STATUS`).   arguments: without the program's name.
+
+    Raises SystemExit for --help, for --version and for a wrong command line.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        # Names and messages may contain characters that the terminal's encoding lacks.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        try:
+            return _run(arguments)
+        finally:
+            common.flush()
+    except KeyboardInterrupt:
+        common.message("sdl: interrupted")
+        return common.INTERRUPTED
+    except BrokenPipeError:
+        common.discard_output()
+        return common.BROKEN_PIPE
+    except common.RefusedError as exc:
+        common.error(exc.place, exc)
+        return 1
+
+
+def _run(arguments: list[str] | None) -> int:
+    options = parser().parse_args(arguments)
+    try:
+        settings.current()
+    except ValueError as exc:  # An environment variable has an invalid value.
+        options.parser.error(str(exc))
+    with settings.using(**common.settings_of(options)):
+        status: int = options.run(options)
+    return status

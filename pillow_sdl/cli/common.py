@@ -1,0 +1,477 @@
+"""What the commands share: options, messages, input, output and the progress bar."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import io
+import os
+import re
+import stat
+import sys
+import tempfile
+import warnings
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple
+
+from PIL import Image, UnidentifiedImageError
+
+from .. import atomic, settings
+from ..errors import MalformedError
+from ..format import container
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+STREAM: Final = "-"
+"""The name that stands for standard input and standard output."""
+
+STANDARD_INPUT: Final = "standard input"
+STANDARD_OUTPUT: Final = "standard output"
+
+INTERRUPTED: Final = 130
+BROKEN_PIPE: Final = 141
+"""Exit statuses after SIGINT and SIGPIPE, as shells report them."""
+
+BAR_LENGTH: Final = 1000
+"""Steps of a progress bar."""
+
+# Tags that describe how a TIFF file stores its pixels, and those of XMP and the ICC profile, which are stored apart:
+# size, compression, colour coding, strips, tiles, samples, 700 (XMP), 34675 (ICC profile).
+LAYOUT_TAGS: Final = frozenset(
+    [*range(254, 260), 262, 266, 273, *range(277, 280), 284, 317, *range(320, 326), 338, 339, 700, 34675]
+)
+
+
+class RefusedError(Exception):
+    """An input or output that cannot be used.
+
+    place: the file or stream that is wrong, None for the input that is being processed.
+    """
+
+    def __init__(self, message: str, place: str | None = None) -> None:
+        super().__init__(message)
+        self.place = place
+
+
+# Options
+
+
+class Setting(NamedTuple):
+    """An option that changes a setting.   metavar: the name of its value in the help.   help: its description."""
+
+    metavar: str
+    help: str
+
+
+SETTINGS: Final = {
+    "device": Setting("DEVICE", "where the networks run: auto, cpu, cuda, cuda:N, mps or xpu"),
+    "threads": Setting("N", "number of CPU threads for the networks"),
+    "max_pixels": Setting("N", "refuse files with more than N pixels (width x height)"),
+    "denoise": Setting(
+        "NAME", f"what denoises the latent before the decoder runs: {', '.join(settings.DENOISE_CHOICES)}"
+    ),
+    "denoise_steps": Setting("N", f"number of calls of the UNet, 1 (default) to {settings.MAX_DENOISE_STEPS}"),
+}
+"""Options that change settings, by the names in `settings.Settings`."""
+
+ENVIRONMENT: Final = {
+    **{f"PILLOW_SDL_{name.upper()}": SETTINGS[name].help for name in ("device", "threads", "max_pixels", "denoise")},
+    "PILLOW_SDL_MODELS": "folders with models in diffusers' layout, separated as in PATH",
+    "PILLOW_SDL_DOWNLOAD": "1: download models that are missing when they are needed",
+}
+"""Environment variables with their help texts."""
+
+
+def add_command(commands: Any, name: str, run: Callable[[argparse.Namespace], int], text: str) -> Any:
+    """Return the parser of a new command.   commands: what `add_subparsers` returned.   text: its description."""
+    command = commands.add_parser(name, help=text, description=text)
+    command.set_defaults(run=run, parser=command)
+    return command
+
+
+def add_inputs(command: argparse.ArgumentParser) -> None:
+    """Add the argument INPUT, one or more."""
+    command.add_argument("inputs", nargs="+", metavar="INPUT", help="a file, or - for standard input")
+
+
+def add_quiet(command: argparse.ArgumentParser) -> None:
+    """Add the option --quiet."""
+    command.add_argument("--quiet", action="store_true", help="print only warnings and errors, and no progress bar")
+
+
+def add_output(command: argparse.ArgumentParser, default: str) -> None:
+    """Add the options that say where the output goes.   default: the default, as the help shows it."""
+    command.add_argument(
+        "-o",
+        "--output",
+        metavar="OUTPUT",
+        help=f"a file, an existing folder, or - for standard output; default {default}, and - if INPUT is -",
+    )
+    command.add_argument("-f", "--force", action="store_true", help="replace an output that exists")
+
+
+def add_settings(command: argparse.ArgumentParser, *names: str) -> None:
+    """Add options that change settings, see `SETTINGS`."""
+    for name in names:
+        command.add_argument(
+            flag(name),
+            type=checked(settings.Settings, name),
+            default=argparse.SUPPRESS,
+            help=SETTINGS[name].help,
+            metavar=SETTINGS[name].metavar,
+        )
+
+
+def flag(option: str) -> str:
+    """Return the name of an option on the command line: "--target-bytes" for "target_bytes"."""
+    return f"--{option.replace('_', '-')}"
+
+
+def checked(kind: Callable[..., object], option: str) -> Callable[[str], Any]:
+    """Return an argparse type that accepts what a class accepts for one keyword argument: a whole number or a text."""
+
+    def parse(text: str) -> Any:
+        try:
+            value: Any = int(text) if re.fullmatch(r"-?\d+", text) else text
+            kind(**{option: value})
+        except ValueError as exc:
+            raise argparse.ArgumentTypeError(str(exc)) from None
+        return value
+
+    return parse
+
+
+def settings_of(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings that the command line gives."""
+    return {name: getattr(options, name) for name in SETTINGS if hasattr(options, name)}
+
+
+# Messages
+
+
+def message(text: str) -> None:
+    """Print a line on standard error, which is never mixed with a picture on standard output."""
+    if sys.stderr is not None:  # print(file=None) would print on standard output.
+        print(text, file=sys.stderr)
+
+
+def say(options: argparse.Namespace, text: str) -> None:
+    """Print a line on standard error unless --quiet is given."""
+    if not options.quiet:
+        message(text)
+
+
+def warn(place: str, text: str) -> None:
+    """Print a warning about an input."""
+    message(f"sdl: {place}: warning: {text}")
+
+
+def error(place: str | None, exc: Exception) -> None:
+    """Print an error.   place: the file or stream that is wrong."""
+    message(": ".join(filter(None, ["sdl", place, reason(exc)])))
+
+
+def show(text: str) -> None:
+    """Print a result on standard output.  Raises RefusedError if it is closed or cannot be written."""
+    _check_stdout()
+    with _writing(STANDARD_OUTPUT):
+        print(text)
+
+
+def flush() -> None:
+    """Write what standard output still holds.  Raises RefusedError if that fails, and BrokenPipeError."""
+    if sys.stdout is not None and not sys.stdout.closed:
+        with _writing(STANDARD_OUTPUT):
+            sys.stdout.flush()
+
+
+def discard_output() -> None:
+    """Let standard output and standard error go nowhere if they are closed or full.
+
+    Python flushes both once more when it ends, and would report the error again.
+    """
+    null = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        if stream is None:
+            continue
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            with suppress(OSError, ValueError):  # A closed stream, or one without a file descriptor.
+                os.dup2(null, stream.fileno())
+
+
+def reason(exc: Exception) -> str:
+    """Return what an exception says, as a message for users."""
+    if isinstance(exc, UnidentifiedImageError):
+        return "not a picture that Pillow can read"
+    if isinstance(exc, MemoryError):
+        return "not enough memory"
+    if isinstance(exc, MalformedError) and exc.rule:
+        return f"{exc} (rule {exc.rule} of the specification)"
+    if isinstance(exc, OSError) and exc.strerror:
+        return exc.strerror  # Without the error number and the file name, which the message has already.
+    if isinstance(exc, (RefusedError, OSError, ValueError, Image.DecompressionBombError)):
+        return str(exc)
+    return f"{type(exc).__name__}: {exc}"
+
+
+# Inputs
+
+
+def for_each(names: list[str], work: Callable[[str], None]) -> int:
+    """Call a function with each name.  Returns the exit status: 1 if it raised an exception for one of them, else 0."""
+    failed = False
+    for name in names:
+        try:
+            with _warnings_about(shown_input(name)):
+                work(name)
+        except BrokenPipeError:
+            raise
+        except Exception as exc:  # noqa: BLE001  plugins of other formats raise anything
+            error(getattr(exc, "place", None) or shown_input(name), exc)
+            failed = True
+    return 1 if failed else 0
+
+
+def for_each_file(options: argparse.Namespace, work: Callable[[str], None]) -> int:
+    """Call a function with each input.  Returns the exit status as `for_each` does.
+
+    Exits with status 2, before any work, if the inputs and the output do not go together.
+    """
+    output = getattr(options, "output", None)
+    if output == "":
+        options.parser.error("-o needs the name of a file or folder, or -")
+    if len(options.inputs) > 1:
+        if output is not None and (output == STREAM or not is_folder(output)):
+            options.parser.error("with several inputs, -o must be an existing folder")
+        if STREAM in options.inputs:
+            options.parser.error("standard input must be the only input")
+
+    def checked_work(name: str) -> None:
+        _check_input(name)
+        work(name)
+
+    return for_each(options.inputs, checked_work)
+
+
+def _check_input(name: str) -> None:
+    """Raise RefusedError or OSError for a name that is not that of a file."""
+    if name == STREAM:
+        if sys.stdin is None:
+            msg = "it is closed"
+            raise RefusedError(msg)
+    elif not name:
+        msg = "the name of an input is empty"
+        raise RefusedError(msg)
+    elif stat.S_ISDIR(Path(name).stat().st_mode):
+        msg = "this is a folder; name the files in it"
+        raise RefusedError(msg)
+
+
+def is_folder(name: str) -> bool:
+    """Whether there is a folder of that name."""
+    try:
+        return bool(name) and Path(name).is_dir()
+    except OSError:  # Such as a name that is too long.
+        return False
+
+
+def is_device(name: str) -> bool:
+    """Whether a name is that of something other than a regular file or a folder, such as /dev/null."""
+    try:
+        mode = Path(name).stat().st_mode
+    except OSError:
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
+def shown_input(name: str) -> str:
+    """Return how messages name an input."""
+    return STANDARD_INPUT if name == STREAM else name or "''"
+
+
+def shown_output(output: str) -> str:
+    """Return how messages name an output."""
+    return STANDARD_OUTPUT if output == STREAM else output
+
+
+@contextmanager
+def _warnings_about(place: str) -> Iterator[None]:
+    """Print Python's warnings as messages of this program."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda found, *_, **__: warn(place, str(found))
+        yield
+
+
+def open_image(name: str) -> Image.Image:
+    """Open an input with Pillow."""
+    source: str | IO[bytes] = io.BytesIO(sys.stdin.buffer.read()) if name == STREAM else name
+    return Image.open(source)
+
+
+def read_container(name: str) -> container.Container:
+    """Read the header and the sections of an input.  Raises RefusedError if it is not an SDL file."""
+    try:
+        if name == STREAM:
+            return container.read(sys.stdin.buffer)
+        with Path(name).open("rb") as file:
+            return container.read(file)
+    except SyntaxError as exc:
+        raise RefusedError(str(exc)) from exc
+
+
+def metadata_of(image: Image.Image) -> dict[str, Any]:
+    """Return the Exif and XMP of an opened image, as options of `save`."""
+    found = {"exif": image.info.get("exif") or _tags(image), "xmp": image.info.get("xmp")}
+    return {key: value for key, value in found.items() if value}
+
+
+def _tags(image: Image.Image) -> bytes:
+    """Return the Exif of formats that store it in another form, such as TIFF, without `LAYOUT_TAGS`."""
+    exif = image.getexif()
+    for tag in LAYOUT_TAGS.intersection(exif):
+        del exif[tag]
+    data = exif.tobytes()
+    return b"" if data == Image.Exif().tobytes() else data
+
+
+# Outputs
+
+
+def output_for(name: str, options: argparse.Namespace, suffix: str) -> str:
+    """Return where the output for an input goes: a path or `STREAM`.   suffix: of the output, with a dot."""
+    given: str | None = options.output
+    if given is None:
+        return STREAM if name == STREAM else str(Path(name).with_suffix(suffix))
+    if given == STREAM:
+        return STREAM
+    if is_folder(given):
+        if name == STREAM:
+            msg = "standard input has no name for a file in this folder: name the file with -o"
+            raise RefusedError(msg, given)
+        return str(Path(given, Path(name).name).with_suffix(suffix))
+    if names_folder(given):
+        msg = "there is no such folder"
+        raise RefusedError(msg, given)
+    return given
+
+
+def names_folder(output: str) -> bool:
+    """Whether an output must be a folder because its name ends in a separator."""
+    return output.endswith(("/", os.sep))
+
+
+def check_output(name: str, output: str, options: argparse.Namespace, written: set[str]) -> None:
+    """Raise RefusedError for an output that cannot be written, or that would destroy something.
+
+    Call it before any work is done.   name: the input.   written: outputs of earlier inputs, in this function's form.
+    """
+    if output == STREAM:
+        _check_stdout()
+        if sys.stdout.isatty():
+            msg = "a terminal cannot show this file: name a file with -o, or redirect the output"
+            raise RefusedError(msg, STANDARD_OUTPUT)
+        return
+    if is_device(output):
+        if not os.access(output, os.W_OK):
+            raise RefusedError(os.strerror(errno.EACCES), output)
+        return
+    with _writing(output):
+        path = Path(os.path.realpath(output))
+        if path.is_dir():
+            msg = "this is a folder"
+            raise RefusedError(msg, output)
+        if not path.parent.is_dir():
+            msg = f"there is no folder {Path(output).parent}"
+            raise RefusedError(msg, output)
+        place = os.path.normcase(path)
+        if place in written:
+            msg = "another input of this run has the same output"
+            raise RefusedError(msg, output)
+        if path.exists():
+            if name != STREAM and path.samefile(name):
+                msg = "output and input are the same file"
+                raise RefusedError(msg, output)
+            if not options.force:
+                msg = "the file exists; -f replaces it"
+                raise RefusedError(msg, output)
+        with tempfile.TemporaryFile(dir=path.parent):  # `atomic.write` creates one there, too.
+            pass
+        written.add(place)
+
+
+def write(output: str, data: bytes) -> None:
+    """Write an output.  Raises RefusedError if that fails, and BrokenPipeError."""
+    if output == STREAM:
+        with _writing(STANDARD_OUTPUT):
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+    else:
+        with _writing(output):
+            if is_device(output):
+                Path(output).write_bytes(data)
+            else:
+                atomic.write(output, data)
+
+
+@contextmanager
+def _writing(place: str) -> Iterator[None]:
+    """Turn an OSError into a RefusedError that names the output.  BrokenPipeError passes."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as exc:
+        if place == STANDARD_OUTPUT:
+            discard_output()
+        raise RefusedError(reason(exc), place) from exc
+
+
+def _check_stdout() -> None:
+    if sys.stdout is None:
+        msg = "it is closed"
+        raise RefusedError(msg, STANDARD_OUTPUT)
+
+
+# Progress
+
+
+@contextmanager
+def progress_bar(name: str, options: argparse.Namespace) -> Iterator[None]:
+    """Show one progress bar for the work on one input, on a terminal, unless --quiet is given."""
+    label, count = shown_input(name), len(options.inputs)
+    if count > 1:
+        label += f" ({options.inputs.index(name) + 1} of {count})"
+    bar = None if options.quiet else _bar(label)
+    if bar is None:
+        yield
+        return
+
+    def progress(done: int, total: int) -> None:
+        reached = BAR_LENGTH * done // total
+        if reached > bar.n:
+            bar.update(reached - bar.n)
+
+    with bar, settings.using(progress=progress):
+        yield
+
+
+def _bar(label: str) -> Any:
+    """Return a new bar at 0 %, which only a terminal shows; None without tqdm or without standard error."""
+    if sys.stderr is None:
+        return None
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return None
+    return tqdm(
+        total=BAR_LENGTH,
+        desc=label,
+        leave=False,
+        disable=None,  # Unless standard error is a terminal.
+        miniters=1,
+        bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}",
+    )

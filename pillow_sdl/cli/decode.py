@@ -1,0 +1,103 @@
+"""`sdl decode`: turn .sdl files into pictures of another format."""
+
+from __future__ import annotations
+
+import argparse
+import io
+from pathlib import Path
+from typing import Any, Final
+
+from PIL import Image
+
+from ..SdlImagePlugin import SdlImageFile
+from . import common
+
+DEFAULT_FORMAT: Final = ".png"
+
+STRIP: Final = 16
+"""Width, or height, of the empty pictures that tell whether a format can hold a picture.  ICO has none below 16."""
+
+
+def add(commands: Any) -> None:
+    """Add the command.   commands: what `add_subparsers` returned."""
+    command = common.add_command(commands, "decode", run, "Turn .sdl files into pictures of another format.")
+    common.add_inputs(command)
+    command.add_argument(
+        "--format",
+        type=_suffix,
+        default=DEFAULT_FORMAT,
+        metavar="EXTENSION",
+        help=f"format of the output if its name has no extension, default {DEFAULT_FORMAT[1:]}",
+    )
+    common.add_output(command, "INPUT.EXTENSION")
+    common.add_settings(command, "denoise", "denoise_steps", "device", "threads", "max_pixels")
+    common.add_quiet(command)
+
+
+def _format_of(suffix: str) -> str:
+    """Return Pillow's name of the format with an extension.  Raises ValueError if it cannot be an output."""
+    Image.init()
+    kind = Image.registered_extensions().get(suffix)
+    if kind is None or kind not in Image.SAVE:
+        msg = f"Pillow writes no format with the extension {suffix}"
+        raise ValueError(msg)
+    if kind == SdlImageFile.format:
+        msg = f"the output of decode must have another format than {suffix}"
+        raise ValueError(msg)
+    return kind
+
+
+def _suffix(text: str) -> str:
+    """Type of --format: an extension with or without its dot."""
+    suffix = f".{text.lower().lstrip('.')}"
+    try:
+        _format_of(suffix)
+    except ValueError as exc:
+        raise argparse.ArgumentTypeError(str(exc)) from None
+    return suffix
+
+
+def run(options: argparse.Namespace) -> int:
+    """Decode every input.  Returns the exit status."""
+    written: set[str] = set()
+    return common.for_each_file(options, lambda name: _decode(name, options, written))
+
+
+def _decode(name: str, options: argparse.Namespace, written: set[str]) -> None:
+    output = common.output_for(name, options, options.format)
+    place = common.shown_output(output)
+    suffix = "" if output == common.STREAM else Path(output).suffix.lower()
+    try:
+        kind = _format_of(suffix or options.format)
+    except ValueError as exc:
+        raise common.RefusedError(str(exc), place) from None
+    common.check_output(name, output, options, written)
+    with common.open_image(name) as image:
+        if not isinstance(image, SdlImageFile):
+            msg = "not an SDL file"
+            raise common.RefusedError(msg)
+        _check_format(image, kind, place)
+        with common.progress_bar(name, options):
+            image.load()
+        data = _save(image, kind, place, **common.metadata_of(image), icc_profile=image.info.get("icc_profile"))
+        width, height = image.size
+    common.write(output, data)
+    common.say(options, f"{place}: {width} x {height}, {len(data):,} bytes")
+
+
+def _check_format(image: Image.Image, kind: str, place: str) -> None:
+    """Raise RefusedError, which names the output, if a format cannot hold the mode or the sides of an opened image."""
+    width, height = image.size
+    for size in (width, min(height, STRIP)), (min(width, STRIP), height):
+        _save(Image.new(image.mode, size), kind, place)
+
+
+def _save(image: Image.Image, kind: str, place: str, **metadata: Any) -> bytes:
+    """Return an image in a format.  Raises RefusedError, which names the output, if that fails."""
+    target = io.BytesIO()
+    try:
+        image.save(target, kind, **metadata)
+    except Exception as exc:
+        msg = f"{kind} cannot hold this picture of mode {image.mode}: {common.reason(exc)}"
+        raise common.RefusedError(msg, place) from exc
+    return target.getvalue()

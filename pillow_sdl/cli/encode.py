@@ -1,0 +1,164 @@
+"""`sdl encode`: turn pictures of any format that Pillow reads into .sdl files."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import io
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from .. import options as opt
+from .. import registry
+from ..latent.entropy import METHODS
+from ..latent.quantizers import QUANTIZERS
+from ..options import EncodeOptions
+from . import common
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from PIL import Image
+
+SUFFIX: Final = ".sdl"
+
+FIELDS: Final = {field.name: field for field in dataclasses.fields(EncodeOptions)}
+
+DEFAULTS: Final[dict[str, Any]] = {name: field.default for name, field in FIELDS.items()}
+
+CHOICES: Final = {
+    "payload": (opt.AUTO, *METHODS),
+    "tune": tuple(opt.TUNES),
+    "model": tuple(model.name for model in registry.load().models),
+    "quantizer": tuple(QUANTIZERS),
+}
+"""Values of options that are names.  The other options are whole numbers or switches."""
+
+HELP: Final = {
+    "quality": f"0 (fewest bytes) to 100, default {opt.DEFAULT_QUALITY}",
+    "target_bytes": "use the best quality whose file has at most N bytes",
+    "effort": f"0 (fastest) to {opt.MAX_EFFORT} (closest to the picture for its bytes), default {DEFAULTS['effort']}",
+    "payload": f"entropy coder, default {DEFAULTS['payload']}: the one that gives the smaller file",
+    "tune": f"choose symbols for the look of the picture or for its PSNR, default {DEFAULTS['tune']}",
+    "fidelity": "store, or do not store, a map of how far the decoded picture is from the original; default: "
+    + (
+        f"store it from effort {opt.FIDELITY_EFFORT} on" if opt.FIDELITY_EFFORT <= opt.MAX_EFFORT else "do not store it"
+    ),
+    "model": f"a model that `sdl models` lists, default {DEFAULTS['model']}",
+    "quantizer": f"how the latent is quantized, default {DEFAULTS['quantizer']}; palette works with models that have 4 "
+    "latent channels",
+    "palette_size": "with --quantizer palette: largest number of entries, 1 to 256, default "
+    f"{DEFAULTS['palette_size']}",
+    "dither": "with --quantizer palette: do not pass errors on to neighbours",
+}
+"""Help texts of `options.SAVE_OPTIONS`."""
+
+SIZE_OPTIONS: Final = ("quality", "target_bytes")
+"""Options that exclude each other."""
+
+PALETTE_OPTIONS: Final = ("palette_size", "dither")
+"""Options that only the palette quantizer has."""
+
+DEEP: Final = re.compile(r";(12|14|16|32)[BLN]")
+"""Names of Pillow's raw modes with more than 8 bits a sample, such as RGB;16B.  BGR;16 has 16 bits a pixel."""
+
+
+def add(commands: Any) -> None:
+    """Add the command.   commands: what `add_subparsers` returned."""
+    command = common.add_command(
+        commands, "encode", run, "Turn pictures of any format that Pillow reads into .sdl files."
+    )
+    common.add_inputs(command)
+    size = command.add_mutually_exclusive_group()
+    for name in opt.SAVE_OPTIONS:
+        _add_option(size if name in SIZE_OPTIONS else command, name)
+    command.add_argument("--strip", action="store_true", help="do not store Exif, XMP and the ICC profile")
+    common.add_output(command, f"INPUT{SUFFIX}")
+    common.add_settings(command, "device", "threads")
+    common.add_quiet(command)
+
+
+def _add_option(group: Any, name: str) -> None:
+    """Add one of `options.SAVE_OPTIONS`.  An option that is not given is missing in the parsed arguments."""
+    flags = ["-q", _flag(name)] if name == "quality" else [_flag(name)]
+    parts: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": HELP[name]}
+    if DEFAULTS[name] is True:
+        parts["action"] = "store_false"
+    elif "bool" in str(FIELDS[name].type):
+        parts["action"] = argparse.BooleanOptionalAction
+    elif name in CHOICES:
+        parts["choices"] = CHOICES[name]
+        if name == "model":
+            parts["metavar"] = "NAME"
+    else:
+        parts |= {"type": common.checked(EncodeOptions, name), "metavar": "N"}
+    group.add_argument(*flags, **parts)
+
+
+def _flag(name: str) -> str:
+    return common.flag(f"no_{name}" if DEFAULTS[name] is True else name)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Encode every input.  Returns the exit status."""
+    given = {name: getattr(options, name) for name in opt.SAVE_OPTIONS if hasattr(options, name)}
+    _check(options, given)
+    written: set[str] = set()
+    return common.for_each_file(options, lambda name: _encode(name, options, given, written))
+
+
+def _check(options: argparse.Namespace, given: dict[str, Any]) -> None:
+    """Exit with status 2 for options that do not go together and for an output with a wrong name."""
+    unused = [name for name in PALETTE_OPTIONS if name in given]
+    if unused and given.get("quantizer", DEFAULTS["quantizer"]) != "palette":
+        options.parser.error(f"{_flag(unused[0])} goes with --quantizer palette only")
+    try:
+        EncodeOptions(**given)
+    except ValueError as exc:
+        options.parser.error(str(exc))
+    output: str | None = options.output
+    if not output or output == common.STREAM or common.is_folder(output) or common.names_folder(output):
+        return
+    if Path(output).suffix.lower() != SUFFIX and not common.is_device(output):
+        options.parser.error(f"encode writes SDL files, so the name of the output must end in {SUFFIX}: {output}")
+
+
+def _encode(name: str, options: argparse.Namespace, given: dict[str, Any], written: set[str]) -> None:
+    output = common.output_for(name, options, SUFFIX)
+    common.check_output(name, output, options, written)
+    with common.open_image(name) as image:
+        for text in _losses(image):
+            common.warn(common.shown_input(name), text)
+        metadata = {"icc_profile": b""} if options.strip else common.metadata_of(image)
+        target = io.BytesIO()
+        with common.progress_bar(name, options):
+            image.save(target, "SDL", **given, **metadata)
+        width, height = image.size
+    data = target.getvalue()
+    common.write(output, data)
+    bits = 8 * len(data) / (width * height)
+    common.say(
+        options, f"{common.shown_output(output)}: {width} x {height}, {len(data):,} bytes, {bits:.3f} bits per pixel"
+    )
+
+
+def _losses(image: Image.Image) -> Iterator[str]:
+    """Yield what of an opened image is not stored: frames after the first one, and more than 8 bits a sample."""
+    frames = _frames(image)
+    if frames > 1:
+        yield f"only the first of {frames} frames is stored"
+    if image.mode in {"I", "F"}:
+        yield f"samples of mode {image.mode} are clipped to 0..255 and stored with 8 bits"
+    elif image.mode.startswith("I;16") or DEEP.search(str(getattr(image, "tile", ""))):
+        yield "samples of more than 8 bits are stored with 8 bits"
+
+
+def _frames(image: Image.Image) -> int:
+    """Return the number of frames of an opened image."""
+    if image.format == "PSD":  # Its frames are layers.  The picture that is stored shows all of them.
+        return 1
+    try:
+        return int(getattr(image, "n_frames", 1))
+    except Exception:  # noqa: BLE001  damage in later frames, which are not used; plugins raise anything
+        return 1

@@ -1,0 +1,64 @@
+"""`sdl info`: say what .sdl files hold."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+from .. import decode
+from . import common
+
+if TYPE_CHECKING:
+    import argparse
+
+SECTION_NAMES: Final = {
+    "header": "header",
+    "i": "ICC profile",
+    "e": "Exif",
+    "x": "XMP",
+    "f": "fidelity map",
+    "A": "alpha",
+    "P": "palette",
+    "L": "latent",
+}
+
+
+def add(commands: Any) -> None:
+    """Add the command.   commands: what `add_subparsers` returned."""
+    command = common.add_command(commands, "info", run, "Say what .sdl files hold, without decoding them.")
+    common.add_inputs(command)
+    command.add_argument("--json", action="store_true", help="print one JSON object for each input, each on one line")
+    common.add_quiet(command)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Describe every input.  Returns the exit status."""
+    return common.for_each_file(options, lambda name: _info(name, options))
+
+
+def _info(name: str, options: argparse.Namespace) -> None:
+    found = decode.inspect(common.read_container(name))
+    common.show(json.dumps({"file": name} | found) if options.json else _text(common.shown_input(name), found))
+
+
+def _text(name: str, found: dict[str, Any]) -> str:
+    """Return the description of a file as text.   found: what `decode.inspect` returned."""
+    shape = " x ".join(map(str, found["latent_shape"] or ["?"]))
+    names = {key: found[key] or "unknown" for key in ("model", "latent_space", "quantizer", "payload")}
+    latent = [names["latent_space"], shape, f"quantizer {names['quantizer']}", _fineness(found)]
+    lines = [
+        name,
+        f"  picture   {found['width']} x {found['height']} {found['mode']}, {found['bits_per_pixel']:.3f} bits per pixel",
+        f"  format    version {found['format_version']}",
+        f"  model     {names['model']}, hash {found['model_hash']}",
+        f"  latent    {', '.join([*latent, 'payload ' + names['payload']])}",
+    ]
+    lines += [f"  {size:>9,}  {SECTION_NAMES.get(part, f'section {part}')}" for part, size in found["bytes"].items()]
+    return "\n".join([*lines, f"  {found['size']:>9,}  bytes in all"])
+
+
+def _fineness(found: dict[str, Any]) -> str:
+    """Return how finely the latent is quantized, as text."""
+    if found["palette_size"] is None or found["dithered"] is None:
+        return f"rate {found['rate']}"
+    return f"{found['palette_size']} entries, {'dithered' if found['dithered'] else 'not dithered'}"

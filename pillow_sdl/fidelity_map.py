@@ -1,0 +1,119 @@
+"""The fidelity map: how far a file's picture is from the original, in each cell of a coarse grid (SPEC 9.3).
+
+The encoder decodes its own file and stores two bounds for each cell:
+
+- the error: root mean square difference between the decoded and the original samples, in levels of 0..255;
+- invented structure: the root mean square of that part of the decoded fine detail which does not follow the original's
+  detail, in levels.  A blurred area has an error and invents nothing.  An area with made-up texture invents much.
+
+Reading a map needs no network.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import numpy as np
+
+from .format import fidelity
+from .latent import cells
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+LUMA: Final = (0.299, 0.587, 0.114)
+
+TOLERANCE: Final = 1.1
+"""Root mean square, in levels, by which a conforming decoder may differ from the reference in a cell (SPEC 12)."""
+
+RADIUS: Final = 3
+"""Fine detail is what a blur over 2 * RADIUS + 1 pixels removes."""
+
+BOUNDS: Final = np.array([fidelity.bound(level) for level in range(fidelity.LEVELS)], np.float32)
+"""The bounds that levels stand for, in levels of 0..255."""
+
+
+class Fidelity(NamedTuple):
+    """How far a picture is from its original.
+
+    cell: side of a cell, in pixels; the last column and row of cells may be cut off by the picture's edge.
+    error: float32 (rows, columns), upper bound of the root mean square error of each cell, in levels of 0..255.
+    invented: float32 (rows, columns), upper bound of the invented structure of each cell, in levels.
+    worst, mean: upper bounds of the error of the worst cell, and of the whole picture, in levels.
+    """
+
+    cell: int
+    error: NDArray[np.float32]
+    invented: NDArray[np.float32]
+    worst: float
+    mean: float
+
+
+def level_of(value: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Return the lowest levels whose bounds are not below values >= 0."""
+    return np.minimum(np.searchsorted(BOUNDS, value), fidelity.LEVELS - 1).astype(np.uint8)
+
+
+def measure(original: NDArray[np.uint8], decoded: NDArray[np.uint8]) -> bytes:
+    """Return the data of section f.   original, decoded: uint8 (H, W, bands) without alpha."""
+    height, width = original.shape[:2]
+    side = cells.side_for(width, height)
+    square = np.empty((height, width), np.float32)
+    for row, first, second in zip(square, original, decoded, strict=True):
+        row[:] = np.square(first.astype(np.float32) - second).mean(1)
+    error = np.sqrt(_means(square, side)) + TOLERANCE
+    whole = float(np.sqrt(square.mean(dtype=np.float64))) + TOLERANCE
+    invented = _invented(_grey(original), _grey(decoded), side) + TOLERANCE
+    grids = cells.Grids(side, level_of(error), level_of(invented))
+    return cells.pack(grids, int(level_of(np.array(whole))))
+
+
+def read(data: bytes, width: int, height: int) -> Fidelity:
+    """Return the map of section f of a picture of width x height pixels.  Raises MalformedError."""
+    grids = cells.unpack(data, width, height)
+    brief = fidelity.unpack(data)
+    return Fidelity(
+        grids.side,
+        BOUNDS[grids.error],
+        BOUNDS[grids.invented],
+        float(BOUNDS[brief.worst_error]),
+        float(BOUNDS[brief.mean_error]),
+    )
+
+
+def _means(values: NDArray[np.float32], side: int) -> NDArray[np.float64]:
+    """Return the mean of values (H, W) over each cell, float64 (rows, columns)."""
+    height, width = values.shape
+    sums = np.add.reduceat(values, range(0, height, side), 0, np.float64)
+    sums = np.add.reduceat(sums, range(0, width, side), 1)
+    counts = [np.diff([*range(0, length, side), length]) for length in (height, width)]
+    result: NDArray[np.float64] = sums / np.outer(*counts)
+    return result
+
+
+def _grey(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    weights = np.array(LUMA if pixels.shape[2] == 3 else (1,), np.float32)
+    result: NDArray[np.float32] = pixels.astype(np.float32) @ weights
+    return result
+
+
+def _detail(grey: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return what a box blur removes, float32 (H, W), with edges repeated."""
+    size = 2 * RADIUS + 1
+    blurred = grey
+    for axis in (0, 1):
+        pad = [(0, 0), (0, 0)]
+        pad[axis] = (RADIUS + 1, RADIUS)
+        sums = np.cumsum(np.pad(blurred, pad, mode="edge"), axis, np.float64)
+        upper, lower = (slice(None),) * axis + (slice(size, None),), (slice(None),) * axis + (slice(None, -size),)
+        blurred = ((sums[upper] - sums[lower]) / size).astype(np.float32)
+    return grey - blurred
+
+
+def _invented(original: NDArray[np.float32], decoded: NDArray[np.float32], side: int) -> NDArray[np.float64]:
+    """Return the root mean square of the decoded detail that no multiple of the original's detail explains."""
+    first, second = _detail(original), _detail(decoded)
+    power, own, common = (_means(product, side) for product in (first**2, second**2, first * second))
+    explained = np.square(np.maximum(common, 0)) / np.maximum(power, 1e-6)
+    result: NDArray[np.float64] = np.sqrt(np.maximum(own - explained, 0))
+    return result

@@ -1,0 +1,184 @@
+"""Make the start of a training: the tiny autoencoder without its full-resolution stages, its latent transformed.
+
+    python -m training.start --teacher TAESD3 --data DIR --metrics DIR --run training/runs/NAME [--steps 600]
+
+The networks take the weights of a tiny autoencoder where both have the same layers.  The layers that replace its
+full-resolution stages are trained to give what those gave.  Then the Karhunen-Loeve transform of 2 x 2 positions of the
+latent is measured on training photos.  Writes RUN/start.pt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmarks.metrics import Lpips
+from training import muon
+from training.data import Photos
+from training.loop import channels_last, default_device, descend, half_cosine, running_mean
+from training.network import Autoencoder, Layout
+
+if TYPE_CHECKING:
+    from torch import nn
+
+LEARNING_RATE: Final = 1.5e-3
+WARM_UP: Final = 30
+BATCH: Final = 8
+CROP: Final = 128
+"""Pixels of the crops that the new layers are trained on."""
+
+TRANSFORM_BATCHES: Final = 40
+TRANSFORM_CROP: Final = 256
+"""Batches and pixels of the crops that the transform is measured on."""
+
+ENCODER_STAGES: Final = (("at2", 3), ("at4", 7), ("at8", 11))
+DECODER_STAGES: Final = (("at8", 2), ("at4", 7), ("at2", 12))
+"""Stages of three blocks, and the number of the first one's layer in the tiny autoencoder."""
+
+
+class Teacher:
+    """The tiny autoencoder of a folder in diffusers' layout, an `AutoencoderTiny` with the layers of TAESD.
+
+    base: channels of its latent.
+    """
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        from diffusers import AutoencoderTiny
+
+        network: Any = AutoencoderTiny.from_pretrained(folder, local_files_only=True)  # type: ignore[no-untyped-call]
+        network = channels_last(network.float()).to(device).requires_grad_(requires_grad=False)
+        self.encoder: nn.Sequential = network.encoder.layers
+        self.decoder: nn.Sequential = network.decoder.layers
+        self.base: int = network.config.latent_channels
+
+    def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return features at 1/2 before its blocks, and the latent, of pixels in 0..1."""
+        first = self.encoder[:3](pixels)
+        return first, self.encoder[3:](first)
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Return pixels, about 0..1."""
+        result: Tensor = self.decoder(3 * torch.tanh(latent / 3))
+        return result
+
+
+def take_over(network: Autoencoder, teacher: Teacher) -> None:
+    """Copy the weights of all layers that both have."""
+    encoder, decoder = network.encoder, network.decoder
+    for name, first in ENCODER_STAGES:
+        for index, block in enumerate(getattr(encoder, name)):
+            copy(block.conv, teacher.encoder[first + index].conv)
+    for name, first in DECODER_STAGES:
+        for index, block in enumerate(getattr(decoder, name)):
+            copy(block.conv, teacher.decoder[first + index].conv)
+    copy(encoder.down4, teacher.encoder[6])
+    copy(encoder.down8, teacher.encoder[10])
+    copy(encoder.tail, teacher.encoder[14])
+    copy(decoder.head, teacher.decoder[0])
+    copy(decoder.up4, teacher.decoder[6])
+    copy(decoder.up2, teacher.decoder[11])
+
+
+def copy(layer: nn.Module, source: Any) -> None:
+    """Give a layer the weights of another one.  Raises RuntimeError if they do not fit."""
+    layer.load_state_dict(source.state_dict())
+
+
+def train_new_layers(network: Autoencoder, teacher: Teacher, photos: Photos, lpips: Lpips, steps: int) -> None:
+    """Train the layers that replace the full-resolution stages.
+
+    The layers beside them follow at a lower learning rate.  The network gets the running mean of the weights.
+    """
+    encoder, decoder = network.encoder, network.decoder
+    device = next(network.parameters()).device
+    networks = [(encoder.head, 1.0), (decoder.tail, 1.0), (encoder.at2, 0.2), (decoder.at2, 0.2), (decoder.at4, 0.2)]
+    optimizers = muon.optimizers(networks, LEARNING_RATE, 1.0)
+    average = torch.optim.swa_utils.AveragedModel(network, multi_avg_fn=running_mean)
+    begun = time.monotonic()
+    for step in range(steps):
+        crops = photos.batch(BATCH, CROP, np.random.default_rng((0, step)))
+        pixels = crops.to(device, memory_format=torch.channels_last)
+        with torch.autocast(device.type, torch.bfloat16):
+            with torch.no_grad():
+                teacher_first, teacher_z = teacher.encode(pixels)
+                taught = teacher.decode(teacher_z).float()
+            first, _, z = encoder.trunk(pixels)
+            output = decoder.trunk(teacher_z).float()
+        features = (first - teacher_first).float().square().mean() / teacher_first.float().square().mean()
+        latents = (z - teacher_z).float().square().mean()
+        error = (output - pixels).square().mean() + (output - taught).square().mean()
+        seen = lpips(output, pixels).mean()
+        loss = features + 4 * latents + 60 * error + seen
+        descend(loss, network, optimizers, half_cosine(step, steps, LEARNING_RATE, WARM_UP))
+        average.update_parameters(network)
+        if step % 50 == 49:
+            shown = (features.item(), latents.item(), error.item(), seen.item())
+            print(step + 1, f"{time.monotonic() - begun:.0f} s", *(f"{value:.4g}" for value in shown), flush=True)
+    network.load_state_dict(average.module.state_dict())
+
+
+@torch.inference_mode()
+def measure_transform(network: Autoencoder, photos: Photos) -> Tensor:
+    """Set both transforms to the Karhunen-Loeve transform of 2 x 2 positions of the tiny autoencoder's latent.
+
+    Returns the standard deviations of the components, float32 (C,), largest first.
+    """
+    encoder, decoder = network.encoder.transform, network.decoder.transform
+    generator = np.random.default_rng(0)
+    found = []
+    for _ in range(TRANSFORM_BATCHES):
+        pixels = photos.batch(BATCH, TRANSFORM_CROP, generator).to(encoder.weight.device)
+        _, _, z = network.encoder.trunk(pixels)
+        found.append(F.pixel_unshuffle(z, 2).permute(0, 2, 3, 1).flatten(0, 2))
+    values = torch.cat(found).double()
+    mean = values.mean(0)
+    eigenvalues, vectors = torch.linalg.eigh((values - mean).T @ (values - mean) / len(values))
+    matrix = vectors.flip(1).T.float()
+    mean = mean.float()
+    assert encoder.bias is not None
+    assert decoder.bias is not None
+    encoder.weight.copy_(matrix[:, :, None, None])
+    encoder.bias.copy_(-matrix @ mean)
+    decoder.weight.copy_(matrix.T[:, :, None, None])
+    decoder.bias.copy_(mean)
+    deviation: Tensor = eigenvalues.flip(0).clamp_min(1e-4).sqrt().float()
+    return deviation
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--teacher", type=Path, required=True, help="folder of a tiny autoencoder in diffusers' layout")
+    parser.add_argument("--data", type=Path, required=True, help="folder of training photos")
+    parser.add_argument("--metrics", type=Path, required=True, help="folder with LPIPS weights")
+    parser.add_argument("--run", type=Path, required=True, help="folder to write start.pt into")
+    parser.add_argument("--steps", type=int, default=600)
+    options = parser.parse_args(arguments)
+    torch.manual_seed(0)
+    device = default_device()
+    teacher = Teacher(options.teacher, device)
+    layout = Layout(base=teacher.base)
+    network = channels_last(Autoencoder(layout)).to(device)
+    take_over(network, teacher)
+    photos = Photos(options.data, TRANSFORM_CROP)
+    train_new_layers(network, teacher, photos, Lpips(options.metrics).to(device), options.steps)
+    deviation = measure_transform(network, photos)
+    print("deviations", " ".join(f"{value:.3f}" for value in deviation.tolist()))
+    options.run.mkdir(parents=True, exist_ok=True)
+    state = {
+        "layout": layout.as_dict(),
+        "network": {name: tensor.cpu() for name, tensor in network.state_dict().items()},
+        "deviation": deviation.cpu(),
+    }
+    torch.save(state, options.run / "start.pt")
+
+
+if __name__ == "__main__":
+    main()
