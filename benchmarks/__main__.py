@@ -1,4 +1,4 @@
-"""Measure the codec, or write tables and charts of results.
+"""Measure the codec, or draw a chart of results.
 
 Results are committed in benchmarks/results.
 """
@@ -22,7 +22,7 @@ MODULES: Final = {
     "overhead": "overhead:run",
     "speed": "speed:run",
     "stages": "stages:run",
-    "table": "report:write_table",
+    "folders": "folders:run",
     "chart": "report:write_chart",
 }
 """Module and function of each command.  The function takes the command's options by name."""
@@ -102,9 +102,14 @@ def _parser() -> argparse.ArgumentParser:
     stages.add_argument("--repeats", type=int, default=3, help="calls after the first one that a time is the median of")
     _add_output(stages, RESULTS / "stages.json")
 
-    table = commands.add_parser("table", help="write the table of results between the markers of a Markdown file")
-    table.add_argument("results", type=Path)
-    table.add_argument("--readme", type=Path, required=True, help="Markdown file")
+    folders = commands.add_parser("folders", help="images per second of one process, of several, and of one per file")
+    folders.add_argument("--photos", type=Path, required=True, dest="photos_folder", help="folder of photos")
+    folders.add_argument("--count", type=int, default=200, help="pictures made of the photos (default %(default)s)")
+    folders.add_argument("--side", type=int, default=512, help="of each picture in pixels (default %(default)s)")
+    folders.add_argument("--jobs", type=int, default=2, help="worker processes (default %(default)s)")
+    folders.add_argument("--singles", type=int, help="pictures that get a process each; default: all")
+    folders.add_argument("--repeats", type=int, default=1, help="runs that a rate is the median of")
+    _add_output(folders, RESULTS / "folders.json")
 
     chart = commands.add_parser("chart", help="draw a small chart of LPIPS over bits per pixel")
     chart.add_argument("results", type=Path)

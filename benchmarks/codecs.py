@@ -132,7 +132,7 @@ class Search:
         return bisect_right(self.codec.qualities, budget, key=lambda quality: len(self.at(quality).data))
 
     def largest_within(self, budget: int) -> Encoded:
-        """Return the file of the highest quality that takes at most `budget` bytes, or the smallest file if none does."""
+        """Return the file of the highest quality with at most `budget` bytes, or the smallest file if none has."""
         return self.at(self.codec.qualities[max(self._count_within(budget) - 1, 0)])
 
     def nearest(self, wanted: int) -> Encoded:

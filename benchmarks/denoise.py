@@ -1,7 +1,7 @@
 """Measure what denoisers gain: files of one model at several steps and with palettes, decoded with each denoiser.
 
-Bytes are those of whole files, so they do not depend on the denoiser.  Files with a palette are then compared with files
-of the scalar quantizer of the same LPIPS, by interpolation of the mean curves.
+Bytes are those of whole files, so they do not depend on the denoiser.  Files with a palette are then compared with
+files of the scalar quantizer of the same LPIPS, by interpolation of the mean curves.
 """
 
 from __future__ import annotations

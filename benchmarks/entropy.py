@@ -242,7 +242,7 @@ def measure(
 
 
 def measure_scale(latent: NDArray[np.float32], point: Point, space: str, repeats: int) -> list[Row]:
-    """Return times on a latent repeated 1, 4 and 16 times.  The bytes mean little, because zstd finds the repetition."""
+    """Return times on a latent repeated 1, 4 and 16 times.  Its bytes mean little: zstd finds the repetition."""
     symbols = round_to_nearest(scalar.scale(latent, point.step))
     found = []
     for scale in SCALES:

@@ -20,6 +20,7 @@ from benchmarks.peers import Peer, Tiny, peers
 from benchmarks.report import plot, results, table
 from benchmarks.runs import Journal, Row, command, photos, versions
 from pillow_sdl import registry
+from pillow_sdl.models.networks.onnx import default_threads
 
 TOLERANCE: Final = 0.1
 """Part of the wanted bytes by which a file may be off before it is marked."""
@@ -136,7 +137,7 @@ def measure(
 
 
 def _refusal(codec: Codec) -> str | None:
-    """Return why a codec does not work, None if it does.  Its first use loads networks, which no time should include."""
+    """Return why a codec does not work, None if it does.  The first use loads its network, so no time includes that."""
     image = Image.new("RGB", (64, 64))
     try:
         codec.decode(codec.encode(image, codec.qualities[0]), image.size)
@@ -220,7 +221,7 @@ def run(
         "versions": versions(),
         "models": {model.name: model.weights.sha256 for model in registry.load().models if model.weights},
         "machine": platform.machine(),
-        "threads": torch.get_num_threads(),
+        "threads": default_threads(),
     }
     journal = Journal(output, setting, restart=restart)
     perceptual: Perceptual = {"lpips": Lpips(metrics), "dists": Dists(metrics)}

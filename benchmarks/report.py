@@ -8,15 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from benchmarks.bd_rate import bd_rate
-
 if TYPE_CHECKING:
     from benchmarks.runs import Row
 
 SCHEMA: Final = 1
 """Version of the results' JSON.  It rises when an older reader would misread them."""
-BEGIN: Final = "<!-- benchmark: begin -->"
-END: Final = "<!-- benchmark: end -->"
 TIMES: Final = ("encode_s", "decode_s")
 
 
@@ -34,6 +30,17 @@ METRICS: Final = {
     "lpips": Metric("LPIPS", False, 4),
     "dists": Metric("DISTS", False, 4),
 }
+
+
+COLOURS: Final = {
+    "SDL": "#c2410c",
+    "AVIF": "#0072b2",
+    "WebP": "#009e73",
+    "JPEG": "#666666",
+    "HEIC": "#56b4e9",
+    "JPEG XL": "#cc79a7",
+}
+"""Colours of the small chart's lines, which colour-blind people can tell apart.  Other formats have matplotlib's."""
 
 
 def summarise(rows: list[Row]) -> list[Row]:
@@ -75,6 +82,8 @@ def differences(means: list[Row]) -> list[dict[str, Any]]:
 
     Every variant of SDL is compared with every other format, and with the first variant.
     """
+    from benchmarks.bd_rate import bd_rate
+
     formats = list(dict.fromkeys(mean["format"] for mean in means))
     sdl = [name for name in formats if name.split()[0] == "SDL"]
     pairs = [(name, anchor) for name in sdl for anchor in formats if anchor not in sdl]
@@ -124,7 +133,7 @@ def _bd_table(found: list[dict[str, Any]]) -> str:
 
 
 def table(found: dict[str, Any]) -> str:
-    """Return means and BD-rates in Markdown.   found: as `results` returns it.  Raises ValueError for another schema."""
+    """Return means and BD-rates in Markdown.   found: content of `results`.  Raises ValueError for another schema."""
     if found.get("schema") != SCHEMA:
         msg = f"the results are of schema {found.get('schema')}, not {SCHEMA}: measure again"
         raise ValueError(msg)
@@ -141,14 +150,6 @@ def table(found: dict[str, Any]) -> str:
         parts += [_bd_table(found["bd_rates"])]
     parts += [f"Not measured: {name} ({reason})." for name, reason in found["setting"]["skipped"].items()]
     return "\n\n".join(parts)
-
-
-def insert(text: str, new: str) -> str:
-    """Return a Markdown text with `new` between its two markers.  Raises ValueError unless it has each of them once."""
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        msg = f"the text needs one line {BEGIN} and after it one line {END}"
-        raise ValueError(msg)
-    return f"{text[: text.index(BEGIN)]}{BEGIN}\n{new}\n{text[text.index(END) :]}"
 
 
 def plot(means: list[Row], path: Path) -> None:
@@ -169,33 +170,37 @@ def plot(means: list[Row], path: Path) -> None:
     plt.close(figure)
 
 
-def chart(means: list[Row], path: Path) -> None:
-    """Draw a small chart of LPIPS over bits per pixel.   path: .png or .svg.
+def chart(means: list[Row], path: Path, metric: str = "lpips") -> None:
+    """Draw a small chart of a metric over bits per pixel, with the name of each format at the end of its line.
 
-    Each line has the name of its format at its right end.
+    path: of the file, .png or .svg.   metric: its name in a row.
     """
     plt = _pyplot()
-    names = list(dict.fromkeys(mean["format"] for mean in means))
     # Text stays text in an SVG, and the same data gives the same file.
-    with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "sdl", "font.size": 9}):
+    with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": metric, "font.size": 9}):
         figure, axis = plt.subplots(figsize=(5.6, 3.4), layout="constrained")
         ends = []
-        for name in names:
+        for name in dict.fromkeys(mean["format"] for mean in means):
             points = _curve(means, name)
-            x, y = ([point[key] for point in points] for key in ("bpp", "lpips"))
+            x, y = ([point[key] for point in points] for key in ("bpp", metric))
             own = name.split()[0] == "SDL"
-            (line,) = axis.plot(x, y, marker="o", markersize=3.5, linewidth=2.4 if own else 1.2)
-            ends.append((y[-1], x[-1], name, line.get_color(), "bold" if own else "normal"))
-        axis.set(xlabel="bits per pixel of the file", ylabel="LPIPS (lower is better)")
-        axis.set_xlim(0, 1.22 * max(end[1] for end in ends))
-        axis.set_ylim(0)
-        space = axis.get_ylim()[1] / 18
-        place = -space
-        for y, x, name, colour, weight in sorted(ends):
-            place = max(y, place + space)
-            axis.annotate(
-                name, (x, y), (x + 0.02 * axis.get_xlim()[1], place), color=colour, weight=weight, va="center"
+            (line,) = axis.plot(
+                x, y, marker="o", markersize=3.5, linewidth=2.4 if own else 1.2, color=COLOURS.get(name)
             )
+            ends.append((y[-1], x[-1], name, line.get_color(), "bold" if own else "normal"))
+        about = METRICS[metric]
+        better = "higher" if about.higher_is_better else "lower"
+        axis.set(xlabel="bits per pixel of the whole file", ylabel=f"{about.title} ({better} is better)")
+        axis.set_xlim(0, 1.22 * max(end[1] for end in ends))
+        if not about.higher_is_better:
+            axis.set_ylim(0)
+        low, high = axis.get_ylim()
+        # Names stand at least a line apart.
+        place, line_height = low - 1, (high - low) / 17
+        for y_end, x_end, name, colour, weight in sorted(ends):
+            place = max(y_end, place + line_height)
+            at = x_end + 0.02 * axis.get_xlim()[1], place
+            axis.annotate(name, (x_end, y_end), at, color=colour, weight=weight, va="center")
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(axis="y", alpha=0.3)
         figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
@@ -210,12 +215,6 @@ def _pyplot() -> Any:
     from matplotlib import pyplot as plt
 
     return plt
-
-
-def write_table(results: Path, readme: Path) -> None:
-    """Write the table of results between the markers of a Markdown file."""
-    found = table(json.loads(results.read_text("utf-8")))
-    readme.write_text(insert(readme.read_text("utf-8"), found), "utf-8")
 
 
 def write_chart(results: Path, output: Sequence[Path]) -> None:

@@ -24,7 +24,7 @@ Row: TypeAlias = dict[str, Any]
 """One measurement, in JSON types."""
 
 PACKAGES: Final = (
-    *("pillow-sdl", "pillow", "torch", "numpy", "zstandard"),
+    *("pillow-sdl", "pillow", "numpy", "onnxruntime", "torch", "zstandard"),
     *("pillow-heif", "pillow-jxl-plugin", "imagecodecs", "diffusers", "vaepack", "vaezip"),
 )
 """Packages whose versions are recorded."""

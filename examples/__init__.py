@@ -1,1 +1,1 @@
-"""Programs that use latents of .sdl files: to be read and copied from."""
+"""Programs that use the latents of .sdl files, to be read and copied from."""

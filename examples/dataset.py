@@ -1,9 +1,9 @@
-"""A folder of .sdl files as a data set of latents, as a training script of a diffusion model wants it.
+"""Read a folder of .sdl files as a data set of latents, for the training of a diffusion model.
 
-    python -m examples.dataset FOLDER     # what such a script needs to know first: mean and deviation of channels
+    python -m examples.dataset FOLDER     # prints the mean and the deviation of each channel
 
-Needs torch, and no autoencoder.  Files with payload="zstd" are the ones to train on: a latent of 512 x 512 pixels is
-read in less than a millisecond, and in a tenth of a second with payload="range".
+The program needs torch, and no autoencoder.  Files with payload="zstd" suit training best: a latent of 512 x 512 pixels
+is read in less than a millisecond, and with payload="range" in a tenth of a second.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ import pillow_sdl
 class LatentFolder(Dataset[Tensor]):
     """Latents float32 (C, side, side) of all .sdl files below a folder, in the order of their names.
 
-    side: of the square that is cut out of each latent at a random place, in latent positions: what batches are made of.
-    Places follow torch's random numbers, so that `torch.manual_seed` fixes them, in workers too.
-    space: that all files must be of.
+    side: latent positions along each side of a square that is cut out of each latent at a random place, so that
+    latents can be batched.  Places follow torch's random numbers, so `torch.manual_seed` fixes them, in workers too.
+    space: latent space that all files must have.
     """
 
     def __init__(self, folder: Path, side: int, space: str = "sd1") -> None:
@@ -35,7 +35,10 @@ class LatentFolder(Dataset[Tensor]):
         return len(self._paths)
 
     def __getitem__(self, index: int) -> Tensor:
-        """Raises ValueError for a file of another space or too few positions, SdlError for one that cannot be read."""
+        """Return a crop of a latent.
+
+        Raises ValueError for a file of another space or with too few positions, SdlError for one that cannot be read.
+        """
         path = self._paths[index]
         found = pillow_sdl.latents(path)
         if found.space != self._space or min(found.latent.shape[1:]) < self._side:
@@ -50,7 +53,10 @@ class LatentFolder(Dataset[Tensor]):
 
 
 def statistics(dataset: LatentFolder, workers: int = 0) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each channel over a data set that is not empty, float64 (C,) each."""
+    """Return the mean and the standard deviation of each channel of a data set, float64 (C,) each.
+
+    dataset: must not be empty.   workers: processes that read; 0 for this one.
+    """
     count, total, squares = 0, torch.zeros(()), torch.zeros(())
     for batch in DataLoader(dataset, batch_size=8, num_workers=workers):
         values = batch.double().transpose(0, 1).flatten(1)
@@ -62,11 +68,11 @@ def statistics(dataset: LatentFolder, workers: int = 0) -> tuple[Tensor, Tensor]
 
 
 def main() -> None:
-    """See the module."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description="Mean and deviation of the channels of a folder's latents.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--side", type=int, default=32, help="latent positions, default %(default)s")
-    parser.add_argument("--space", default="sd1", help="that the files are of, default %(default)s")
+    parser.add_argument("--space", default="sd1", help="latent space of the files, default %(default)s")
     parser.add_argument("--workers", type=int, default=0, help="processes that read, default %(default)s: this one")
     options = parser.parse_args()
     dataset = LatentFolder(options.folder, options.side, options.space)

@@ -1,8 +1,8 @@
-"""Stable Diffusion redraws .sdl files: latents in, latents out, no autoencoder.
+"""Redraw .sdl files with Stable Diffusion: latents in, latents out, no autoencoder.
 
     python -m examples.img2img --pipeline FOLDER_OR_NAME --prompt "an oil painting" --output REDRAWN photo.sdl ...
 
-Needs diffusers, transformers and the pipeline's weights.  The files must be of the latent space sd1, as
+The program needs diffusers, transformers and the pipeline's weights.  The files must have the latent space sd1, as
 `sdl encode --model taesd` and `--model sd-1.5` write them.
 """
 
@@ -17,13 +17,13 @@ import torch
 import pillow_sdl
 
 SPACE = "sd1"
-"""Latents of the pipeline's UNet."""
+"""Latent space of the pipeline's UNet."""
 
 
 def redraw(pipeline: Any, source: Path, target: Path, **options: Any) -> None:
-    """Write a file of what a pipeline makes of the latent of another.
+    """Write a file of what a pipeline makes of the latent of another file.
 
-    pipeline: a `StableDiffusionImg2ImgPipeline`, or another that takes latents as `image` and gives them for
+    pipeline: a `StableDiffusionImg2ImgPipeline`, or another one that takes a latent as `image` and returns one with
     output_type="latent".   options: of its call, such as prompt and strength.
     Raises ValueError for a file of another latent space, SdlError for one that cannot be read.
     """
@@ -33,14 +33,14 @@ def redraw(pipeline: Any, source: Path, target: Path, **options: Any) -> None:
         raise ValueError(msg)
     image = torch.from_numpy(found.latent)[None].to(pipeline.device, pipeline.unet.dtype)
     redrawn = pipeline(image=image, output_type="latent", **options).images
-    # Whatever decoded the source decodes this, and the picture has its size.
+    # The new file names the decoder of the source, and its picture has the size of the source.
     size = found.width, found.height
     pillow_sdl.from_latents(redrawn, target, model=found.model, space=found.space, size=size, quality=80)
 
 
 def main() -> None:
-    """See the module."""
-    parser = argparse.ArgumentParser(description="Stable Diffusion redraws .sdl files.")
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description="Redraw .sdl files with Stable Diffusion.")
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
     parser.add_argument("--pipeline", required=True, help="folder, or name on the Hugging Face hub")
     parser.add_argument("--prompt", required=True)

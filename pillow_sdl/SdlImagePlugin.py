@@ -30,8 +30,6 @@ from .errors import MalformedError
 from .format import container, fidelity, metadata
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import numpy as np
     from numpy.typing import NDArray
 
@@ -88,6 +86,10 @@ class SdlImageFile(ImageFile.ImageFile):
         if not self.tile:
             return super().load()
         with self._load_lock:
+            if self.tile and self.fp is None:
+                # Here, because Pillow asserts that there is a file before it calls load_prepare.
+                msg = "Operation on closed image"
+                raise ValueError(msg)
             try:
                 return super().load()
             except BaseException:
@@ -100,9 +102,6 @@ class SdlImageFile(ImageFile.ImageFile):
         """Refuse a closed file, as Pillow's own formats do, and one that is too large, before memory is allocated."""
         from . import decode
 
-        if self.fp is None:
-            msg = "Operation on closed image"
-            raise ValueError(msg)
         decode.check_limit(self._header)
         super().load_prepare()
 
@@ -272,18 +271,9 @@ def _metadata(image: Image.Image, mode: container.Mode) -> dict[str, Any]:
     if icc_profile is None and "icc_profile" not in options:
         found = image.info.get("icc_profile")
         icc_profile = found if found and found[16:20] == _ICC_SPACES[mode.name] else b""
+    from .options import exif_and_xmp
+
     return {"icc_profile": icc_profile or b"", **exif_and_xmp(options)}
-
-
-def exif_and_xmp(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return Exif and XMP from the options of `save` as bytes.  An `Image.Exif`, text and None are accepted too."""
-    exif = options.get("exif")
-    if isinstance(exif, Image.Exif):  # Do not test its truth: Exif with nothing but a GPS part counts as false.
-        exif = exif.tobytes()
-    xmp = options.get("xmp") or b""
-    if isinstance(xmp, str):
-        xmp = xmp.encode()
-    return {"exif": exif or b"", "xmp": xmp}
 
 
 def save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:

@@ -36,7 +36,8 @@ from .errors import (
 
 if TYPE_CHECKING:
     from .fidelity_map import Fidelity
-    from .latent_io import Latents, from_latents, latents, model_hash
+    from .latent_io import Latents, from_latents, latents
+    from .models.hashes import model_hash
     from .models.store import release
     from .reading import fidelity
     from .SdlImagePlugin import SdlImageFile
@@ -72,9 +73,10 @@ __all__ = [
 
 _LAZY = {
     **dict.fromkeys(("Settings", "configure", "using"), "settings"),
-    **dict.fromkeys(("Latents", "from_latents", "latents", "model_hash"), "latent_io"),
+    **dict.fromkeys(("Latents", "from_latents", "latents"), "latent_io"),
     "Fidelity": "fidelity_map",
     "fidelity": "reading",
+    "model_hash": "models.hashes",
     "release": "models.store",
 }
 """Public names that need NumPy, and the modules that define them."""

@@ -19,16 +19,13 @@ from .format import container
 from .latent import spaces
 from .models import store
 from .models.hashes import model_hash
-from .options import EncodeOptions
+from .options import EncodeOptions, exif_and_xmp
 from .reading import read_container
-from .SdlImagePlugin import exif_and_xmp
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _HASH: Final = re.compile(rf"[0-9a-f]{{{2 * container.MODEL_HASH_LENGTH}}}")
-
-__all__ = ["Latents", "from_latents", "latents", "model_hash"]
 
 
 class Latents(NamedTuple):

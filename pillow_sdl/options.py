@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, SupportsIndex
 
 import numpy as np
+from PIL import Image
 
 from . import registry
 from .errors import UnsupportedError
@@ -21,7 +23,7 @@ AUTO: Final = "auto"
 DEFAULT_QUALITY: Final = 50
 DEFAULT_EFFORT: Final = 5
 MAX_EFFORT: Final = 9
-FIDELITY_EFFORT: Final = 10
+FIDELITY_EFFORT: Final = 3
 """Effort from which on files carry a fidelity map."""
 
 REFINEMENTS: Final = (0, 0, 0, 0, 0, 0, 1, 2, 3, 6)
@@ -176,3 +178,14 @@ def _check_whole(option: str, value: object, least: int, most: int) -> None:
     if not isinstance(value, SupportsIndex) or isinstance(value, bool) or not least <= value.__index__() <= most:
         msg = f"{option} must be a whole number from {least} to {most}, not {value!r}"
         raise ValueError(msg)
+
+
+def exif_and_xmp(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return Exif and XMP from the options of `save` as bytes.  An `Image.Exif`, text and None are accepted too."""
+    exif = options.get("exif")
+    if isinstance(exif, Image.Exif):  # Do not test its truth: Exif with nothing but a GPS part counts as false.
+        exif = exif.tobytes()
+    xmp = options.get("xmp") or b""
+    if isinstance(xmp, str):
+        xmp = xmp.encode()
+    return {"exif": exif or b"", "xmp": xmp}

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -80,23 +80,24 @@ def photo() -> Image.Image:
 @pytest.fixture(scope="session")
 def plain_file() -> bytes:
     """A file that holds only a latent."""
-    return images.saved(images.gradient())
+    return images.saved(images.gradient(), fidelity=False)
 
 
 @pytest.fixture(scope="session")
 def tiny_file() -> bytes:
     """A file of one latent position, which has few enough bytes to damage each of them."""
-    return images.saved(images.gradient(SPACE.factor, SPACE.factor), quality=0)
+    return images.saved(images.gradient(SPACE.factor, SPACE.factor), quality=0, fidelity=False)
 
 
 @pytest.fixture(scope="session")
 def rich_file() -> bytes:
-    """A small file with every section of version 0.  Exif is compressed, the other metadata is stored as it is."""
+    """A small file with every section but the palette.  Exif is compressed, the other metadata is stored as it is."""
     profile = bytes(16) + b"RGB " + bytes(range(40))
     exif = EXIF.tobytes() + b"long and dull " * 10
     image = images.noise(5, 3, "RGBA")
-    data = images.saved(image, quality=0, icc_profile=profile, exif=exif, xmp=b"<x:xmpmeta/>")
-    assert [section.name for section in images.parsed(data).sections] == [b"i", b"e", b"x", b"A", b"L"]
+    metadata: dict[str, Any] = {"icc_profile": profile, "exif": exif, "xmp": b"<x:xmpmeta/>"}
+    data = images.saved(image, quality=0, fidelity=True, **metadata)
+    assert [section.name for section in images.parsed(data).sections] == [b"i", b"e", b"x", b"f", b"A", b"L"]
     return data
 
 

@@ -1,4 +1,4 @@
-"""Benchmarks of denoisers, of the palette and of the package's own time: what they measure, sums, resumption."""
+"""Benchmarks of denoisers, of the palette and of the package's own time: what they measure, means, resumption."""
 
 from __future__ import annotations
 
@@ -11,30 +11,38 @@ import pytest
 from PIL import Image
 
 from benchmarks import denoise, overhead, palette
-from pillow_sdl import codec, settings
-from pillow_sdl.latent import quantize, spaces
+from pillow_sdl import registry, settings
+from pillow_sdl.latent import scalar, spaces
+from pillow_sdl.options import EncodeOptions
 
-from . import images
-from .test_benchmarks import Difference
-from .test_diffusion import tiny
+from . import images, networks
+from .test_benchmarks import Difference, one_thread
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from benchmarks.runs import Row
 
+pytestmark = pytest.mark.research
+
+__all__ = ["one_thread"]  # A fixture that all tests here use.
+
 SIDE = 176
+"""Pixels along each side of a photo, the fewest for MS-SSIM."""
 
 
 @pytest.fixture
-def model(tmp_path: Path, fresh_store: None) -> Any:
-    """A folder with taesd, which is configured."""
-    tiny(0).save_pretrained(tmp_path / "models" / "taesd")
+def model(tmp_path: Path, fresh_store: object, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A configured folder with taesd."""
+    networks.isolate(monkeypatch, tmp_path / "hub")
+    networks.tiny(0).save_pretrained(tmp_path / "models" / "taesd")
     with settings.using(model_dirs=[tmp_path / "models"]):
         yield tmp_path / "models"
 
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """A folder of two photos."""
+    """A folder with two photos."""
     folder = tmp_path / "photos"
     folder.mkdir()
     for index in range(2):
@@ -43,40 +51,40 @@ def photos(tmp_path: Path) -> Path:
 
 
 class Stand(Difference):
-    """Difference of pixels in place of LPIPS and DISTS, whose weights are elsewhere."""
+    """The difference of pixels in place of LPIPS and DISTS, whose weights are not part of the project."""
 
     def __init__(self, folder: Path) -> None:
-        """folder: not looked at."""
+        """Take a folder of weights, which is not read."""
 
 
 def row(point: str, denoiser: str, lpips: float, size: float = 100.0) -> Row:
-    """As of a measurement."""
+    """Return a row of a measurement."""
     found: Row = {"photo": "a", "point": point, "denoiser": denoiser, "bytes": size, "bpp": size / 1000}
     return found | {"psnr": 20.0, "ms_ssim": 0.9, "lpips": lpips, "dists": 2 * lpips, "decode_s": 1.0}
 
 
 def test_the_quality_with_the_nearest_step_is_taken() -> None:
-    """No other quality's step is nearer; the step that is said is that of the quality."""
-    space = spaces.by_name("sd1")
+    """No other quality has a nearer step, and the given step is that of the quality."""
+    space = registry.space("sd1")
     quality, actual = denoise.nearest_quality(0.5, space)
     assert actual == pytest.approx(0.5, rel=0.02)
     for other in range(101):
-        rate = codec.EncodeOptions(quality=other).rate
-        found = float(quantize.steps(space.tables.log2_steps, rate)[0])
+        rate = EncodeOptions(quality=other).rate
+        found = float(scalar.steps(spaces.tables(space).log2_steps, rate)[0])
         assert abs(found / 0.5 - 1) >= abs(actual / 0.5 - 1) - 1e-3
         if other == quality:
             assert found == pytest.approx(actual)
 
 
 def test_means_say_how_far_distances_fall() -> None:
-    """Against the same point without a denoiser; points that are no files have no fall."""
+    """They are compared with the same point without a denoiser.  Points without a file have no difference."""
     rows = [
         row("step 1", "off", 0.2),
         row("step 1", "small", 0.1),
         row("step 1", "off", 0.4),
         row("step 1", "small", 0.2),
     ]
-    rows += [row(denoise.UNQUANTISED, "off", 0.05)]
+    rows += [row(denoise.UNQUANTIZED, "off", 0.05)]
     plain, better, ceiling = denoise.summarise(rows)
     assert plain["lpips"] == pytest.approx(0.3)
     assert better["percent"] == pytest.approx({"lpips": -50.0, "dists": -50.0})
@@ -84,8 +92,8 @@ def test_means_say_how_far_distances_fall() -> None:
     assert "percent" not in ceiling
 
 
-def test_a_palettes_bytes_are_held_against_the_scalar_curve() -> None:
-    """On the curve with the same denoiser, on a scale of logarithms; None where the curve does not go."""
+def test_a_palettes_bytes_are_compared_with_the_scalar_curve() -> None:
+    """The curve is that of the same denoiser, and logarithmic.  Outside the curve there is no answer."""
     curve = [("step 1", 0.3, 1000.0), ("step .5", 0.1, 4000.0)]
     rows = [row(point, "small", lpips, size) for point, lpips, size in curve]
     rows += [row("palette", "small", 0.2, 5000.0), row("palette, no dither", "small", 0.5, 5000.0)]
@@ -100,7 +108,7 @@ def test_a_palettes_bytes_are_held_against_the_scalar_curve() -> None:
 def test_a_run_measures_prints_and_resumes(
     model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Every point of every photo under each denoiser; a photo that was cut off is measured whole again."""
+    """Rows are those of all points, photos and denoisers.  A second run measures only the photo that is new."""
     monkeypatch.setattr(denoise, "Lpips", Stand)
     monkeypatch.setattr(denoise, "Dists", Stand)
     options: dict[str, Any] = {"model": "taesd", "steps": [0.5, 1.0], "denoisers": ["off", "small"], "restart": False}
@@ -119,12 +127,12 @@ def test_a_run_measures_prints_and_resumes(
         if found["point"].startswith("step"):
             assert found["said"] == ("sd1-denoiser" if found["denoiser"] == "small" else None)
     assert all(len(sizes) == 1 for sizes in by_file.values())
-    assert by_file["kodim0.png", denoise.UNQUANTISED] == {0}
+    assert by_file["kodim0.png", denoise.UNQUANTIZED] == {0}
     assert "| palette | small |" in capsys.readouterr().out
 
 
 def test_the_package_is_timed_against_diffusers(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ratios are those of the medians; a model that is not of diffusers is refused."""
+    """Ratios are those of the medians.  Models that diffusers does not have, or this machine, are refused."""
     monkeypatch.setattr(overhead, "SIDE", 64)
     photo = tmp_path / "photo.png"
     Image.effect_noise((80, 72), 60).convert("RGB").save(photo)
@@ -134,14 +142,14 @@ def test_the_package_is_timed_against_diffusers(model: Path, tmp_path: Path, mon
     medians = found["medians_s"]
     assert found["ratios"]["decode"] == pytest.approx(medians["decode"] / medians["decode_by_hand"])
     assert found["ratios"]["encode"] == pytest.approx(medians["encode"] / medians["encode_by_hand"])
-    with pytest.raises(SystemExit, match="none of diffusers"):
-        overhead.run(photo, tmp_path / "none.json", model="embedded", repeats=1)
+    with pytest.raises(SystemExit, match="not a model of diffusers"):
+        overhead.run(photo, tmp_path / "none.json", model=registry.EMBEDDED, repeats=1)
     with pytest.raises(SystemExit, match="sdl models fetch taef1"):
         overhead.run(photo, tmp_path / "none.json", model="taef1", repeats=1)
 
 
 def test_the_palettes_reference_is_what_is_described() -> None:
-    """k-means that finds clusters which are there; error diffusion whose errors sum to nothing over a flat surface."""
+    """k-means finds the clusters of its vectors, and the errors of error diffusion cancel over a flat surface."""
     generator = np.random.default_rng(0)
     middles = np.array([[0.0, 0, 0, 0], [100, 0, 0, 0], [0, 100, 50, 0]])
     vectors = np.concatenate([middle + generator.normal(size=(50, 4)) for middle in middles])
@@ -154,7 +162,7 @@ def test_the_palettes_reference_is_what_is_described() -> None:
 
 
 def test_the_palette_is_measured(model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bytes of files and errors of two photos; those of a run on the first are not measured again."""
+    """A second run measures only the photo that is new."""
     monkeypatch.setattr(palette, "SIDE", 64)
     options: dict[str, Any] = {"model": "taesd", "starts": 1, "restart": False}
     palette.run(photos, tmp_path / "palette.json", limit=1, **options)
@@ -165,6 +173,6 @@ def test_the_palette_is_measured(model: Path, photos: Path, tmp_path: Path, monk
     assert len(second["rows"]) == 2
     for found in second["rows"]:
         assert 0 < found["palette_bytes_plain"] < found["bytes_plain"]
-        # 64 vectors at most, all of which fit into a palette: the levels are all that is lost, there as here.
+        # At most 64 vectors, which all fit into a palette, so both lose only what rounding to levels loses.
         assert found["mse_plain"] == pytest.approx(found["reference_plain"], abs=1e-9)
     assert second["means"]["largest_plain"] == max(found["bytes_plain"] for found in second["rows"])

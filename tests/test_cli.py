@@ -313,7 +313,8 @@ def test_tags_of_a_tiff_are_kept_without_its_layout(tmp_path: Path) -> None:
 def test_a_folder_or_an_empty_name_is_no_input(command: str, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The status is 1, and the message says what is wrong in words."""
     assert cli.main([command, name]) == 1
-    message = f"sdl: {name}: this is a folder; name the files in it\n"
+    advice = "name the files in it" if command == "info" else "--recursive takes the files in it"
+    message = f"sdl: {name}: this is a folder; {advice}\n"
     assert capsys.readouterr().err == (message if name else "sdl: '': the name of an input is empty\n")
 
 
@@ -469,13 +470,13 @@ def test_output_is_never_the_input(encoded: Path, capsys: pytest.CaptureFixture[
 
 
 def test_two_inputs_never_share_an_output(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Both photo.png and photo.bmp would become photo.sdl: the second is refused, even with -f."""
+    """Both photo.png and photo.bmp would become photo.sdl: nothing is done, even with -f.  One file twice is no error."""
     other = photo.with_suffix(".bmp")
     picture(8, 8).save(other)
-    assert cli.main(["encode", "-f", str(photo), str(other)]) == 1
-    with Image.open(photo.with_suffix(".sdl")) as image:
-        assert image.size == (40, 24)
-    assert "another input" in capsys.readouterr().err
+    assert status_of_exit(["encode", "-f", str(photo), str(other)]) == 2
+    assert listing(photo.parent) == {"photo.png", "photo.bmp"}
+    assert f"{photo} and {other} would both be written to {photo.with_suffix('.sdl')}" in capsys.readouterr().err
+    assert cli.main(["encode", str(photo), str(photo)]) == 0
 
 
 def test_a_failed_encode_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

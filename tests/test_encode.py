@@ -9,11 +9,10 @@ import onnxruntime
 import pytest
 from PIL import Image
 
-from pillow_sdl import decode, encode, registry, settings
+from pillow_sdl import decode, encode, registry
 from pillow_sdl.errors import ModelError, ModelMismatchError
 from pillow_sdl.format.container import Mode, Name
 from pillow_sdl.latent import spaces
-from pillow_sdl.models import store, tiling
 from pillow_sdl.options import EncodeOptions
 
 from . import images
@@ -48,8 +47,8 @@ def test_more_bytes_give_a_better_picture(photo: Image.Image) -> None:
 
 
 def test_a_photo_has_at_most_48_bytes_around_its_latent(photo: Image.Image) -> None:
-    """Header, framing and CRCs of a file without metadata."""
-    data = images.saved(photo)
+    """Header, framing and CRCs of a file without metadata and fidelity map."""
+    data = images.saved(photo, fidelity=False)
     payload = images.parsed(data).get(Name.LATENT)
     assert payload is not None
     assert len(data) - len(payload) <= 48
@@ -159,15 +158,14 @@ def test_a_target_above_the_largest_file_gives_the_best_quality(photo: Image.Ima
     assert images.saved(photo, target_bytes=10**7) == images.saved(photo, quality=100)
 
 
-def test_a_target_below_the_smallest_file_is_refused(photo: Image.Image, span: tuple[int, int]) -> None:
-    """The message states the smallest size, and that size can be written."""
+def test_a_target_below_the_smallest_file_is_refused(photo: Image.Image) -> None:
+    """The message states the smallest size, and that size can be written.  The fidelity map is left out for it."""
     with pytest.raises(ValueError, match=r"cannot be saved in 100 bytes; the smallest file takes \d+$") as caught:
-        images.saved(photo, target_bytes=100)
+        images.saved(photo, target_bytes=100, fidelity=True)
     least = int(str(caught.value).split()[-1])
-    assert least == span[0]
-    assert images.saved(photo, target_bytes=least) == images.saved(photo, quality=0)
+    assert images.saved(photo, target_bytes=least, fidelity=True) == images.saved(photo, quality=0, fidelity=False)
     with pytest.raises(ValueError, match=f"takes {least}"):
-        images.saved(photo, target_bytes=least - 1)
+        images.saved(photo, target_bytes=least - 1, fidelity=True)
 
 
 # Tuning
@@ -198,19 +196,8 @@ def test_errors_of_the_run_time_become_model_errors(photo: Image.Image, monkeypa
         images.opened(data).load()
 
 
-def test_progress_is_reported_while_a_picture_is_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each tile is counted once, in order."""
-    monkeypatch.setattr(tiling, "WHOLE", 1)
-    monkeypatch.setattr(tiling, "CORE", 2)
-    calls: list[tuple[int, int]] = []
-    with settings.using(progress=lambda done, todo: calls.append((done, todo))):
-        images.saved(images.gradient(4 * SPACE.factor, 2 * SPACE.factor))
-    assert calls == [(1, 2), (2, 2)]
-
-
-def test_a_damaged_encoder_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh_store: store.Store
-) -> None:
+@pytest.mark.usefixtures("fresh_store")
+def test_a_damaged_encoder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The model hash covers the decoder only.  The SHA-256 of the file covers the encoder."""
     from safetensors.numpy import load_file, save_file
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import diffusers
 import numpy as np
@@ -20,6 +20,7 @@ from .conftest import SPACE
 from .test_latents import HASH, latent_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -33,8 +34,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_folder_is_a_data_set(folder: Path, workers: int) -> None:
+def test_a_folder_is_a_data_set(folder: Path) -> None:
     """It yields random squares of the latents.  Mean and deviation are those of normally distributed numbers."""
     latents = dataset.LatentFolder(folder, 8)
     assert len(latents) == 3
@@ -49,10 +49,24 @@ def test_a_folder_is_a_data_set(folder: Path, workers: int) -> None:
         if torch.equal(square, whole[:, top : top + 8, left : left + 8])
     }
     assert places == set(itertools.product(range(2), range(3)))
-    mean, deviation = dataset.statistics(latents, workers)
+    mean, deviation = dataset.statistics(latents)
     assert mean.shape == deviation.shape == (4,)
     assert mean.abs().max() < 0.25
     assert (deviation - 1).abs().max() < 0.2
+
+
+def test_workers_read_a_data_set(folder: Path, python: Callable[..., str]) -> None:
+    """They are forked from a process that has decoded a picture.  The program has 120 seconds, because it may hang."""
+    program = """if True:
+        import sys
+        from pathlib import Path
+        from examples import dataset
+        from tests import images
+        images.reopened(images.gradient(20, 20)).load()
+        mean, deviation = dataset.statistics(dataset.LatentFolder(Path(sys.argv[1]), 8), workers=2)
+        print(*map(tuple, (mean.shape, deviation.shape)))
+    """
+    assert python(program, folder, timeout=120) == "(4,) (4,)"
 
 
 def test_a_data_set_names_the_file_that_does_not_fit(folder: Path) -> None:
@@ -78,13 +92,13 @@ def test_the_program_of_the_data_set_prints_statistics(
         dataset.main()
 
 
-@pytest.mark.filterwarnings("default")  # Warnings of diffusers and transformers do not concern the example.
 def test_a_pipeline_of_diffusers_redraws_a_file(folder: Path) -> None:
     """With a small random UNet.  Almost no noise gives almost the same latent, and more noise gives another one."""
-    scheduler = diffusers.DDIMScheduler(
-        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False
+    classes: Any = diffusers  # Its type stubs are incomplete.
+    scheduler = classes.DDIMScheduler(
+        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False, steps_offset=1
     )
-    pipeline = diffusers.StableDiffusionImg2ImgPipeline(
+    pipeline = classes.StableDiffusionImg2ImgPipeline(
         vae=None,
         text_encoder=None,
         tokenizer=None,

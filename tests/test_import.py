@@ -30,16 +30,24 @@ pytestmark = pytest.mark.plain
 PACKAGE = Path(pillow_sdl.__file__).parent
 
 LAYERS: list[dict[str, set[str]]] = [
-    {"errors": set(), "registry": set(), "settings": set(), "atomic": set()},
+    {"errors": set(), "registry": set(), "settings": set(), "atomic": set(), "progress": set()},
     {"format": {"zstandard", "numpy"}},
     {"latent": {"numpy", "safetensors", "threadpoolctl"}},
     {"models": {"numpy", "safetensors", "huggingface_hub", "tqdm", "torch", "transformers"}},
     {"models.networks": {"numpy", "safetensors", "torch", "diffusers", "onnxruntime"}},
     {"models.store": {"numpy", "safetensors"}},
-    {"options": {"numpy"}, "encode": {"numpy"}, "decode": {"numpy"}, "latent_io": {"PIL", "numpy"}},
+    {
+        "options": {"PIL", "numpy"},
+        "fidelity_map": {"numpy"},
+        "encode": {"numpy"},
+        "decode": {"numpy"},
+        "reading": {"PIL"},
+        "latent_io": {"PIL", "numpy"},
+    },
     {"SdlImagePlugin": {"PIL", "numpy"}},
     {"": {"PIL"}},
-    {"cli": {"PIL", "numpy", "tqdm"}, "_pyinstaller": {"PyInstaller"}},
+    {"autoload": set(), "startup": set(), "report": {"PIL", "numpy"}, "_pyinstaller": {"PyInstaller"}},
+    {"cli": {"PIL", "numpy", "threadpoolctl", "tqdm"}},
     {"__main__": set()},
 ]
 """Modules and folders of the package from the bottom to the top, and the third-party packages that each may import.
@@ -216,10 +224,10 @@ def test_imports_go_down(importer: str, imported: str) -> None:
         assert {entry(importer).split(".")[0], entry(imported).split(".")[0]} != set(pair)
 
 
-def test_latent_imports_only_zstd_of_format() -> None:
-    """Payloads are zstd frames.  Containers, alpha and metadata are not the business of latents."""
+def test_latent_imports_no_containers() -> None:
+    """Of `format` it uses zstd frames and the fidelity map, whose cells it codes."""
     found = {imported for importer, imported in INNER if entry(importer) == "latent" and entry(imported) == "format"}
-    assert found == {"pillow_sdl.format.zstd"}
+    assert found == {"pillow_sdl.format.zstd", "pillow_sdl.format.fidelity"}
 
 
 def test_imports_have_no_circles() -> None:

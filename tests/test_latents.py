@@ -132,8 +132,8 @@ def test_the_default_size_is_that_of_all_positions() -> None:
     factor = SPACE.factor
     latent = np.zeros((SPACE.channels, 3, 4), np.float32)
     assert pillow_sdl.latents(io.BytesIO(written(latent, model=MODEL.name)))[2:4] == (4 * factor, 3 * factor)
-    size = np.int64(3 * factor + 1), 2 * factor + 1
-    found = pillow_sdl.latents(io.BytesIO(written(latent, model=MODEL.name, size=size)))
+    size = 3 * factor + 1, 2 * factor + 1
+    found = pillow_sdl.latents(io.BytesIO(written(latent, model=MODEL.name, size=(np.int64(size[0]), size[1]))))
     assert found[2:4] == size
 
 
@@ -155,7 +155,8 @@ def test_a_latent_of_the_encoder_gives_the_file_of_save(options: dict[str, Any])
     """The bytes are equal for all options that do not need pixels."""
     image = images.gradient(100, 70)
     latent = store.load(MODEL).encode(np.asarray(image))
-    assert written(latent, model=MODEL.name, size=(100, 70), **options) == images.saved(image, **options)
+    saved = images.saved(image, fidelity=False, **options)
+    assert written(latent, model=MODEL.name, size=(100, 70), **options) == saved
 
 
 def test_exif_of_pillow_is_accepted() -> None:
@@ -194,7 +195,7 @@ def test_a_palette_holds_a_latent() -> None:
     found = pillow_sdl.latents(io.BytesIO(data)).latent
     assert np.array_equal(found, palette.dequantize(decode.read_symbols(images.parsed(data))))
     assert np.abs(found - latent).mean() < 0.5 * np.abs(latent).mean()
-    with pytest.raises(ValueError, match="4 channels"):
+    with pytest.raises(ValueError, match=r'quantizer="palette", which takes taesd, '):
         written(latent_of("sd3", 64, 48), model=HASH, space="sd3", quantizer="palette")
 
 

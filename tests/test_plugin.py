@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from pillow_sdl.models.store import Store
-
     from .conftest import PerfectModel
 
 pytestmark = pytest.mark.plain
@@ -291,7 +289,7 @@ def test_every_mode_of_pillow_is_tested() -> None:
 def test_a_picture_of_every_mode_is_converted_by_the_table(name: str, perfect: PerfectModel) -> None:
     """With a network without loss a file shows exactly what Pillow's own conversion gives."""
     expected = as_stored(name)
-    found = images.reopened(MODES[name]())
+    found = images.reopened(MODES[name](), fidelity=False)
     assert found.mode == STORED[name]
     assert found.size == images.SIZE
     if name == "LAB":  # through colour profiles, rounded on the way
@@ -316,7 +314,7 @@ def test_a_picture_of_every_mode_comes_back(name: str) -> None:
 
 def test_lab_is_converted_to_the_srgb_colours_that_it_stands_for(perfect: PerfectModel) -> None:
     """A conversion to Lab and back changes a smooth picture by less than 8 levels on average."""
-    found = images.reopened(images.gradient().convert("LAB"))
+    found = images.reopened(images.gradient().convert("LAB"), fidelity=False)
     assert images.difference(found, images.gradient()) < 8
     assert perfect.decodes == 1
 
@@ -327,7 +325,7 @@ def test_wide_modes_are_clipped(mode: str, perfect: PerfectModel) -> None:
     image = Image.new(mode, (6, 1))
     for x, value in enumerate([-70000, -1, 0, 200, 256, 70000]):
         image.putpixel((x, 0), value)
-    assert list(images.reopened(image).tobytes()) == [0, 0, 0, 200, 255, 255]
+    assert list(images.reopened(image, fidelity=False).tobytes()) == [0, 0, 0, 200, 255, 255]
     assert perfect.decodes == 1
 
 
@@ -375,7 +373,7 @@ def test_a_picture_without_pixels_is_refused(mode: str, size: tuple[int, int], t
 def test_a_grey_picture_stays_grey(perfect: PerfectModel) -> None:
     """Mode L is decoded to one band.  The luma of three equal bands is that grey, for all 256 levels."""
     greys = Image.frombytes("L", (256, 1), bytes(range(256)))
-    assert images.reopened(greys).tobytes() == greys.tobytes()
+    assert images.reopened(greys, fidelity=False).tobytes() == greys.tobytes()
     assert perfect.decodes == 1
 
 
@@ -425,18 +423,20 @@ def test_quality_orders_files_by_size() -> None:
     assert images.saved(image) == images.saved(image, quality=50)
 
 
-def test_saving_twice_gives_the_same_file(rich_file: bytes, plain_file: bytes) -> None:
+def test_saving_twice_gives_the_same_file(plain_file: bytes) -> None:
     """The file depends on picture and options only.  None means the default."""
-    assert images.saved(images.gradient()) == plain_file
-    assert images.saved(images.gradient(), quality=None, model=None) == plain_file
-    assert images.saved(images.gradient(), quality=49) != plain_file
-    assert rich_file != plain_file
+    found = images.saved(images.gradient())
+    assert images.saved(images.gradient()) == found
+    assert images.saved(images.gradient(), quality=None, model=None, fidelity=None) == found
+    assert images.saved(images.gradient(), quality=49) != found
+    assert images.saved(images.gradient(), fidelity=False) == plain_file
+    assert images.saved(images.gradient(), fidelity=True) != plain_file
 
 
 def test_options_of_other_formats_are_ignored(plain_file: bytes) -> None:
     """As Pillow documents for `save`."""
     options = {"optimize": True, "progressive": True, "lossless": True, "compress_level": 9, "dpi": (72, 72)}
-    assert images.saved(images.gradient(), **options) == plain_file
+    assert images.saved(images.gradient(), fidelity=False, **options) == plain_file
 
 
 @pytest.mark.parametrize(
@@ -465,7 +465,8 @@ def test_a_wrong_option_is_refused(option: str, value: Any, allowed: str, tmp_pa
     assert not path.exists()
 
 
-def test_a_failed_save_leaves_no_new_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh_store: Store) -> None:
+@pytest.mark.usefixtures("fresh_store")
+def test_a_failed_save_leaves_no_new_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Here it fails because the weights are missing."""
     monkeypatch.setattr(registry, "WEIGHTS_FOLDER", tmp_path / "nowhere")
     path = tmp_path / "new.sdl"
@@ -506,7 +507,7 @@ def test_the_current_frame_is_saved(tmp_path: Path, perfect: PerfectModel) -> No
     frames[0].save(path, save_all=True, append_images=frames[1:])
     with Image.open(path) as moving:
         moving.seek(1)
-        found = images.reopened(moving)
+        found = images.reopened(moving, fidelity=False)
     assert found.convert("RGB").getpixel((3, 3)) == (0, 255, 0)
     assert getattr(found, "n_frames", 1) == 1
     assert perfect.decodes == 1
@@ -515,7 +516,7 @@ def test_the_current_frame_is_saved(tmp_path: Path, perfect: PerfectModel) -> No
 def test_a_cropped_picture_is_saved(perfect: PerfectModel) -> None:
     """Only the pixels inside the crop are stored."""
     image = images.noise(60, 50).crop((7, 9, 50, 40))
-    assert images.reopened(image).tobytes() == image.tobytes()
+    assert images.reopened(image, fidelity=False).tobytes() == image.tobytes()
     assert perfect.decodes == 1
 
 
@@ -657,7 +658,7 @@ def test_a_thumbnail_resembles_the_picture(mode: str) -> None:
 
 def test_a_small_thumbnail_is_made_without_the_network(perfect: PerfectModel) -> None:
     """It is computed from the latent, and `info` says so."""
-    found = shrunk(images.reopened(images.gradient(320, 200)), (48, 48))
+    found = shrunk(images.reopened(images.gradient(320, 200), fidelity=False), (48, 48))
     assert found.info["sdl_decoder"] == "preview"
     assert perfect.decodes == 0
 
@@ -668,7 +669,7 @@ def test_a_large_thumbnail_is_made_from_the_decoded_picture(
 ) -> None:
     """If a preview has too few pixels, or if the caller turns drafts off by `reducing_gap=None`."""
     image = images.gradient(320, 200)
-    found = shrunk(images.reopened(image), size, **options)
+    found = shrunk(images.reopened(image, fidelity=False), size, **options)
     expected = shrunk(image, size, **options)
     assert found.tobytes() == expected.tobytes()
     assert perfect.decodes == 1
@@ -899,8 +900,9 @@ def test_a_load_that_failed_fails_again(plain_file: bytes) -> None:
             image.load()
 
 
+@pytest.mark.usefixtures("fresh_store")
 def test_a_load_that_failed_without_weights_can_be_repeated(
-    plain_file: bytes, tmp_path: Path, fresh_store: Store, monkeypatch: pytest.MonkeyPatch
+    plain_file: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same image loads once the weights are there."""
     image = images.opened(plain_file)
@@ -1050,7 +1052,7 @@ def test_a_file_has_one_frame(plain_file: bytes) -> None:
 
 def test_loading_decodes_once(perfect: PerfectModel) -> None:
     """Later operations use the same pixels."""
-    image = images.reopened(images.gradient())
+    image = images.reopened(images.gradient(), fidelity=False)
     assert perfect.decodes == 0
     image.load()
     image.load()
@@ -1094,7 +1096,7 @@ def test_threads_open_one_file(plain_path: Path) -> None:
 
 def test_threads_load_one_image(plain_file: bytes, monkeypatch: pytest.MonkeyPatch, perfect: PerfectModel) -> None:
     """The first one decodes and the others wait, so the picture is decoded once and complete for all."""
-    plain = images.saved(images.gradient())
+    plain = images.saved(images.gradient(), fidelity=False)
     decode = perfect.decode
 
     def slowly(*arguments: Any) -> Any:
@@ -1109,7 +1111,7 @@ def test_threads_load_one_image(plain_file: bytes, monkeypatch: pytest.MonkeyPat
 
 def test_threads_save_and_make_thumbnails(plain_file: bytes) -> None:
     """All files and all thumbnails are equal."""
-    assert together(lambda: images.saved(images.gradient())) == {plain_file}
+    assert together(lambda: images.saved(images.gradient(), fidelity=False)) == {plain_file}
     assert len(together(lambda: shrunk(images.opened(plain_file), (8, 8)).tobytes())) == 1
 
 

@@ -1,11 +1,13 @@
-"""How files are decoded: the process's settings, those of a block, and those of the environment."""
+"""Settings: of the process, of a `with` block, and of the environment."""
 
 from __future__ import annotations
 
+import os
 import threading
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, fields
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
 import pillow_sdl
@@ -16,15 +18,20 @@ from . import images
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+pytestmark = pytest.mark.plain
+
+VARIABLES = ["DEVICE", "THREADS", "MAX_PIXELS", "MODELS", "DOWNLOAD", "DENOISE"]
+
 
 @pytest.fixture(autouse=True)
 def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment says nothing, unless a test makes it."""
-    monkeypatch.delenv("PILLOW_SDL_DEVICE", raising=False)
+    """Remove all variables of the package from the environment."""
+    for name in VARIABLES:
+        monkeypatch.delenv(f"PILLOW_SDL_{name}", raising=False)
 
 
 def in_another_thread(action: Callable[[], str]) -> str:
-    """Result of an action in a thread that is started for it."""
+    """Return the result of an action in a new thread."""
     found: list[str] = []
     thread = threading.Thread(target=lambda: found.append(action()))
     thread.start()
@@ -33,45 +40,79 @@ def in_another_thread(action: Callable[[], str]) -> str:
 
 
 def device() -> str:
-    """The device in force."""
+    """Return the device in force."""
     return settings.current().device
 
 
-def test_the_device_is_chosen_by_itself_unless_told() -> None:
-    """Nothing set: auto, and nobody to tell of progress."""
-    assert settings.current() == pillow_sdl.Settings(device="auto", progress=None)
+# The environment
 
 
-def test_the_environment_names_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """PILLOW_SDL_DEVICE; empty is as good as absent."""
-    monkeypatch.setenv("PILLOW_SDL_DEVICE", "cpu")
-    assert device() == "cpu"
-    monkeypatch.setenv("PILLOW_SDL_DEVICE", "")
-    assert device() == "auto"
+def test_the_defaults_hold_without_an_environment() -> None:
+    """They are those of the class."""
+    assert settings.current() == pillow_sdl.Settings()
+    assert settings.current().threads is settings.current().max_pixels is None
 
 
-def test_a_bad_device_in_the_environment_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not taken for auto."""
-    monkeypatch.setenv("PILLOW_SDL_DEVICE", "gpu")
-    with pytest.raises(ValueError, match="'gpu'"):
+@pytest.mark.parametrize(
+    ("variable", "text", "setting", "value"),
+    [
+        ("DEVICE", "cpu", "device", "cpu"),
+        ("THREADS", "3", "threads", 3),
+        ("MAX_PIXELS", "1000000", "max_pixels", 10**6),
+        ("MODELS", f"here{os.pathsep}there", "model_dirs", ("here", "there")),
+        ("DOWNLOAD", "1", "download", True),
+        ("DENOISE", "off", "denoise", "off"),
+    ],
+)
+def test_a_variable_sets_a_setting(
+    variable: str, text: str, setting: str, value: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty variable counts as not set."""
+    monkeypatch.setenv(f"PILLOW_SDL_{variable}", text)
+    assert settings.current() == pillow_sdl.Settings(**{setting: value})  # type: ignore[arg-type]
+    monkeypatch.setenv(f"PILLOW_SDL_{variable}", "")
+    assert settings.current() == pillow_sdl.Settings()
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("DEVICE", "gpu"),
+        ("THREADS", "0"),
+        ("THREADS", "many"),
+        ("THREADS", "-1"),
+        ("MAX_PIXELS", "1e6"),
+        ("MAX_PIXELS", "0"),
+        ("DOWNLOAD", "yes"),
+        ("DENOISE", "much"),
+    ],
+)
+def test_a_wrong_variable_is_named(variable: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names the variable and its value, and the default is not used silently."""
+    monkeypatch.setenv(f"PILLOW_SDL_{variable}", text)
+    with pytest.raises(ValueError, match=f"PILLOW_SDL_{variable}.*{text}"):
         settings.current()
 
 
-def test_configure_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a program says counts more."""
+def test_configure_takes_precedence_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the settings that it names.  The others keep the values of the environment."""
     monkeypatch.setenv("PILLOW_SDL_DEVICE", "cuda")
-    assert pillow_sdl.configure(device="cpu") == pillow_sdl.Settings(device="cpu")
+    monkeypatch.setenv("PILLOW_SDL_THREADS", "3")
+    assert pillow_sdl.configure(device="cpu") == pillow_sdl.Settings(device="cpu", threads=3)
     assert device() == "cpu"
 
 
+# The process and blocks
+
+
 def test_configure_reaches_all_threads() -> None:
-    """Those that are started later too."""
+    """Threads that are started later too."""
     pillow_sdl.configure(device="cuda:1")
     assert in_another_thread(device) == "cuda:1"
 
 
-def test_configure_keeps_what_it_does_not_name() -> None:
-    """One option at a time."""
+def test_configure_keeps_other_settings() -> None:
+    """It changes only the settings that it names."""
 
     def progress(done: int, todo: int) -> None:
         pass
@@ -81,8 +122,8 @@ def test_configure_keeps_what_it_does_not_name() -> None:
     assert pillow_sdl.configure(device="mps").progress is progress
 
 
-def test_using_holds_within_its_block_and_thread() -> None:
-    """It gives the settings in force, and other threads see those of the process."""
+def test_using_holds_in_its_block_and_thread() -> None:
+    """It yields the settings in force.  Other threads see those of the process."""
     pillow_sdl.configure(device="cuda")
     with pillow_sdl.using(device="cpu") as found:
         assert found.device == device() == "cpu"
@@ -91,7 +132,7 @@ def test_using_holds_within_its_block_and_thread() -> None:
 
 
 def test_using_can_be_nested() -> None:
-    """The innermost block counts, and keeps what it does not name."""
+    """The innermost block counts, and it keeps the settings that it does not name."""
     with pillow_sdl.using(device="cpu"):
         with pillow_sdl.using(device="cuda"):
             assert device() == "cuda"
@@ -102,53 +143,88 @@ def test_using_can_be_nested() -> None:
 
 
 def leave_by_an_error() -> None:
-    """A block that ends with an exception."""
+    """Leave a block by an exception."""
     with pillow_sdl.using(device="cpu"):
         raise KeyError
 
 
-def test_using_ends_with_its_block_however_that_ends() -> None:
-    """An exception passes through, and the settings are those of before."""
+def test_using_ends_when_an_exception_leaves_its_block() -> None:
+    """The exception passes through."""
     with pytest.raises(KeyError):
         leave_by_an_error()
     assert device() == "auto"
 
 
-def test_configure_within_a_block_takes_nothing_over_from_it() -> None:
-    """What is meant for a block stays there: the process keeps its own values."""
+def test_configure_does_not_keep_the_settings_of_a_block() -> None:
+    """The settings of a block end with it, also if `configure` is called inside."""
     with pillow_sdl.using(device="cpu"):
         pillow_sdl.configure()
     assert device() == "auto"
 
 
-def enter(device: object) -> None:
-    """A block with a device."""
-    with pillow_sdl.using(device=device):
+# Values
+
+
+def enter(**options: object) -> None:
+    """Enter and leave a block with these settings."""
+    with pillow_sdl.using(**options):
         pass
 
 
-@pytest.mark.parametrize("bad", ["gpu", "cuda:", "cuda:x", "CPU", "", "cpu ", "cpu\n", "cuda:-1", None, 0, b"cpu"])
-def test_a_bad_device_is_refused(bad: object) -> None:
-    """By every way in; the message names it and what is allowed, and nothing is changed."""
-    for action in (lambda: pillow_sdl.configure(device=bad), lambda: enter(bad)):
+@pytest.mark.parametrize("wrong", ["gpu", "cuda:", "cuda:x", "CPU", "", "cpu ", "cpu\n", "cuda:-1", None, 0, b"cpu"])
+def test_a_wrong_device_is_refused(wrong: object) -> None:
+    """The message names it and what is allowed, and nothing is changed."""
+    for action in (pillow_sdl.configure, enter):
         with pytest.raises(ValueError, match=r"auto, cpu, mps, cuda, xpu.*not ") as caught:
-            action()
-        assert repr(bad) in str(caught.value)
+            action(device=wrong)
+        assert repr(wrong) in str(caught.value)
         assert device() == "auto"
 
 
-@pytest.mark.parametrize("good", ["auto", "cpu", "mps", "cuda", "cuda:0", "cuda:12", "xpu", "xpu:3"])
-def test_a_good_device_is_taken(good: str) -> None:
-    """Whether the machine has it is found out when a network runs."""
-    assert pillow_sdl.configure(device=good).device == good
+@pytest.mark.parametrize("right", ["auto", "cpu", "mps", "cuda", "cuda:0", "cuda:12", "xpu", "xpu:3"])
+def test_every_kind_of_device_is_accepted(right: str) -> None:
+    """Whether the machine has it is found out when a network is built."""
+    assert pillow_sdl.configure(device=right).device == right
 
 
-def test_an_unknown_setting_is_a_type_error() -> None:
-    """As an unknown argument of any function is."""
+@pytest.mark.parametrize("name", ["threads", "max_pixels"])
+def test_whole_numbers_from_1_are_accepted(name: str) -> None:
+    """Integers of NumPy too.  None is the default."""
+    for value in (1, 10**12, np.int64(7), None):
+        assert getattr(pillow_sdl.configure(**{name: value}), name) == value
+    for wrong in (0, -1, 1.0, "4", True, np.float32(2)):
+        with pytest.raises(ValueError, match=f"{name} must be None or a whole number of at least 1"):
+            pillow_sdl.configure(**{name: wrong})
+    assert getattr(settings.current(), name) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("dtype", "float64"),
+        ("dtype", None),
+        ("model_dirs", "folder"),
+        ("download", "yes"),
+        ("denoise", "much"),
+        ("denoise_steps", 0),
+        ("denoise_steps", 51),
+        ("denoise_steps", 1.5),
+    ],
+)
+def test_a_wrong_value_is_refused_by_the_name_of_its_setting(name: str, wrong: object) -> None:
+    """By `configure` and by `using`."""
+    for action in (pillow_sdl.configure, enter):
+        with pytest.raises(ValueError, match=f"^{name} must be .*not "):
+            action(**{name: wrong})
+    assert settings.current() == pillow_sdl.Settings()
+
+
+def test_an_unknown_setting_raises_type_error() -> None:
+    """As an unknown argument of any function does."""
     with pytest.raises(TypeError, match="speed"):
         pillow_sdl.configure(speed=9)
-    with pytest.raises(TypeError, match="speed"), pillow_sdl.using(speed=9):
-        pass
+    with pytest.raises(TypeError, match="speed"):
+        enter(speed=9)
 
 
 def test_settings_cannot_be_changed_in_place() -> None:
@@ -157,11 +233,20 @@ def test_settings_cannot_be_changed_in_place() -> None:
         settings.current().device = "cpu"  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("absent", ["cuda", "cuda:7", "mps", "xpu"])
-def test_a_device_that_the_machine_lacks_is_named(absent: str, plain_file: bytes, fresh_store: None) -> None:
-    """By load and by save, as a ValueError: the file is not to blame."""
-    import torch
+def test_every_setting_is_documented() -> None:
+    """The docstring of the class has an entry for each."""
+    for field in fields(pillow_sdl.Settings):
+        assert f"    {field.name}: " in str(pillow_sdl.Settings.__doc__)
 
+
+# Effects
+
+
+@pytest.mark.usefixtures("fresh_store")
+@pytest.mark.parametrize("absent", ["cuda", "cuda:7", "mps", "xpu"])
+def test_a_device_that_the_machine_lacks_is_named(absent: str, plain_file: bytes) -> None:
+    """Load and save raise ValueError, because the file is not to blame."""
+    torch = pytest.importorskip("torch")
     here = torch.accelerator.current_accelerator(check_available=True)
     if here is not None and absent.startswith(here.type):
         pytest.skip(f"this machine has {here.type}")
@@ -172,8 +257,19 @@ def test_a_device_that_the_machine_lacks_is_named(absent: str, plain_file: bytes
             images.saved(images.gradient())
 
 
-def test_the_cpu_is_always_there(plain_file: bytes, fresh_store: None) -> None:
-    """And gives the picture that auto gives, within a level."""
+@pytest.mark.usefixtures("fresh_store")
+def test_the_cpu_gives_the_picture_of_auto(plain_file: bytes) -> None:
+    """At most 1 level apart."""
     with pillow_sdl.using(device="cpu"):
         found = images.values(images.opened(plain_file))
     assert abs(found - images.values(images.opened(plain_file))).max() <= 1
+
+
+@pytest.mark.usefixtures("fresh_store")
+def test_the_number_of_threads_does_not_change_the_picture(plain_file: bytes) -> None:
+    """Files and pixels are equal for one thread and for three."""
+    found = []
+    for threads in (1, 3):
+        with pillow_sdl.using(threads=threads):
+            found.append((images.saved(images.gradient()), images.opened(plain_file).tobytes()))
+    assert found[0] == found[1]

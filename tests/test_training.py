@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from benchmarks.metrics import Lpips
+from benchmarks.metrics import Dists, Lpips
 from benchmarks.peers import encoder
 from pillow_sdl import registry
 from pillow_sdl.format import container
@@ -36,6 +36,7 @@ from training import (
     loop,
     manifest,
     muon,
+    network,
     perceptual,
     ship,
     shipping,
@@ -55,7 +56,7 @@ from training.twin import ContextModel
 from . import images, networks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 pytestmark = pytest.mark.research
 
@@ -63,22 +64,30 @@ ROOT = Path(__file__).parent.parent
 GRACE = ROOT / "docs" / "grace_hopper.jpg"
 
 TINY = Layout(base=4, encoder=(1, 1, 1), decoder=(1, 1, 1), coarse=1, fine=(1, 1))
-"""The smallest networks of training."""
+"""One block in each place where training has several."""
 
 LPIPS_SHAPES = {"conv0": (64, 3, 11), "conv1": (192, 64, 5), "conv2": (384, 192, 3), "conv3": (256, 384, 3)}
 LPIPS_SHAPES |= {"conv4": (256, 256, 3)}
 
+VGG = 8
+"""Channels of all layers of the tests' VGG."""
 
-@pytest.fixture(autouse=True)
-def no_vgg(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Replace DISTS by LPIPS, because VGG-16 takes too much time and its weights are not part of the project."""
-    monkeypatch.setattr(perceptual, "Dists", Lpips)
-    monkeypatch.setattr(compare, "Dists", Lpips)
+
+@pytest.fixture(scope="module", autouse=True)
+def small() -> Iterator[None]:
+    """Make layers narrow, and compute with one thread, which is faster for small layers."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patched:
+        for name in ("TRUNK", "COARSE", "FINE"):
+            patched.setattr(network, name, 16)
+        yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with two photos, LPIPS weights of the right shapes with random values, and start.pt of tiny networks."""
+def data(small: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two photos, random weights of LPIPS and of a narrow DISTS, and start.pt of tiny networks."""
     folder = tmp_path_factory.mktemp("data")
     for index in range(2):
         Image.effect_noise((160, 140), 80).convert("RGB").save(folder / f"{index}.png")
@@ -89,6 +98,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         weights[f"{name}.bias"] = torch.zeros(outputs)
         weights[f"lin{index}.weight"] = torch.rand(1, outputs, 1, 1, generator=generator)
     save_file(weights, folder / "lpips_alex.safetensors")
+    vgg, inputs = {}, 3
+    for index in range(13):
+        vgg[f"conv{index}.weight"] = (torch.randn(VGG, inputs, 3, 3, generator=generator) / (3 * inputs**0.5)).half()
+        vgg[f"conv{index}.bias"] = torch.zeros(VGG).half()
+        inputs = VGG
+    save_file(vgg, folder / "vgg16_fp16.safetensors")
+    features = {name: torch.rand(1, 3 + 5 * VGG, 1, 1, generator=generator) for name in ("alpha", "beta")}
+    save_file(features, folder / "dists.safetensors")
     torch.manual_seed(0)
     state = {"layout": TINY.as_dict(), "network": Autoencoder(TINY).state_dict(), "deviation": torch.ones(16)}
     torch.save(state, folder / "start.pt")
@@ -269,7 +286,7 @@ def test_validation_figures_are_those_of_rounded_symbols(data: Path) -> None:
         def batch(self, count: int, size: int, generator: np.random.Generator) -> torch.Tensor:
             return crops
 
-    metrics = perceptual.Perceptual(data, torch.device("cpu"), 1)
+    metrics = Lpips(data), Dists(data)
     found = train.validate(codec, Fixed(), metrics, torch.device("cpu"))
     assert 0 < found["val0.05_bpp"] < found["val0.95_bpp"]
     with torch.inference_mode():
@@ -277,10 +294,42 @@ def test_validation_figures_are_those_of_rounded_symbols(data: Path) -> None:
         steps = codec.rate_model.steps(rate)
         output = codec.autoencoder.decoder((latent / steps).round() * steps, rate).clamp(0, 1)
     assert found["val0.5_psnr"] == pytest.approx(-10 * np.log10((output - crops).square().mean().item()), abs=1e-3)
-    assert found["val0.5_lpips"] > 0
+    with torch.inference_mode():
+        expected = [metric(output, crops).item() for metric in metrics]
+    assert [found["val0.5_lpips"], found["val0.5_dists"]] == pytest.approx(expected, abs=1e-6)
 
 
 # Parts of the loops
+
+
+def test_the_fast_dists_is_dists(data: Path) -> None:
+    """It differs by the precision of bfloat16, and so does its gradient."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.rand(2, 3, 64, 48, generator=generator)
+    found = []
+    for metric in (Dists(data), perceptual.FastDists(data)):
+        output = (pixels + 0.2 * torch.rand(2, 3, 64, 48, generator=torch.Generator().manual_seed(1))).requires_grad_()
+        distance = metric(output, pixels)
+        distance.sum().backward()
+        assert output.grad is not None
+        found.append((distance.detach(), output.grad.flatten()))
+    (exact, gradient), (fast, near) = found
+    assert exact.min() > 0.01
+    torch.testing.assert_close(fast, exact, rtol=0.03, atol=0)
+    assert F.cosine_similarity(near, gradient, dim=0) > 0.98
+
+
+def test_lpips_leaves_out_an_offset_and_dists_sees_some_crops(data: Path) -> None:
+    """The reference gets no gradient."""
+    random = torch.Generator().manual_seed(0)
+    pixels, output = torch.rand(2, 3, 3, 64, 64, generator=random)
+    output.requires_grad_()
+    metric = perceptual.Perceptual(data, torch.device("cpu"), 2, float32=True)
+    lpips, dists = metric(output, pixels, (1, 3))
+    torch.testing.assert_close(lpips, Lpips(data)(output[:, :, 1:, 3:], pixels[:, :, 1:, 3:]))
+    torch.testing.assert_close(dists, Dists(data)(output[:2], pixels[:2]))
+    lpips, dists = perceptual.Perceptual(data, torch.device("cpu"), 0)(output, pixels, (0, 0))
+    assert (lpips.shape, dists.shape) == ((3,), (0,))
 
 
 def test_learning_rates_rise_and_fall() -> None:
@@ -361,33 +410,33 @@ def test_drawn_crops_take_the_place_of_a_share() -> None:
 def test_the_new_layers_change_nothing_at_first() -> None:
     """With an orthogonal transform the codec gives the picture of its trunk, at every rate."""
     torch.manual_seed(0)
-    network = Autoencoder(TINY).eval()
+    autoencoder = Autoencoder(TINY).eval()
     matrix = torch.linalg.qr(torch.randn(16, 16))[0]
     with torch.inference_mode():
-        network.encoder.transform.weight.copy_(matrix[:, :, None, None])
-        network.decoder.transform.weight.copy_(matrix.T[:, :, None, None])
-        for layer in (network.encoder.transform, network.decoder.transform):
+        autoencoder.encoder.transform.weight.copy_(matrix[:, :, None, None])
+        autoencoder.decoder.transform.weight.copy_(matrix.T[:, :, None, None])
+        for layer in (autoencoder.encoder.transform, autoencoder.decoder.transform):
             assert layer.bias is not None
             layer.bias.zero_()
         pixels = photo_tensor(96, 64)
-        expected = network.decoder.trunk(network.encoder.trunk(pixels)[2])
+        expected = autoencoder.decoder.trunk(autoencoder.encoder.trunk(pixels)[2])
         for rate in (0.0, 0.7):
-            found = network.decoder(network.encoder(pixels), torch.tensor([rate]))
+            found = autoencoder.decoder(autoencoder.encoder(pixels), torch.tensor([rate]))
             torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
         # The rate counts once the modulation is trained.
-        block = network.decoder.at2[0]
+        block = autoencoder.decoder.at2[0]
         block.modulate.weight.normal_()  # type: ignore[union-attr, operator]
-        outputs = [network.decoder(network.encoder(pixels), torch.tensor([rate])) for rate in (0.0, 0.7)]
+        outputs = [autoencoder.decoder(autoencoder.encoder(pixels), torch.tensor([rate])) for rate in (0.0, 0.7)]
     assert not torch.allclose(*outputs)
 
 
 @pytest.fixture(scope="module")
 def teacher_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with an AutoencoderTiny that has the layers of TAESD, and random weights."""
-    diffusers: Any = pytest.importorskip("diffusers")
+    """A folder with an AutoencoderTiny that has the layers of TAESD, but narrow ones, and random weights."""
     folder = tmp_path_factory.mktemp("teacher")
-    torch.manual_seed(0)
-    diffusers.AutoencoderTiny().save_pretrained(folder)
+    blocks = {"num_encoder_blocks": (1, 3, 3, 3), "num_decoder_blocks": (3, 3, 3, 1)}
+    widths = {f"{part}_block_out_channels": (16,) * 4 for part in ("encoder", "decoder")}
+    networks.tiny(0, **blocks, **widths).save_pretrained(folder)
     return folder
 
 
@@ -396,15 +445,15 @@ def test_the_start_has_the_layers_of_the_tiny_autoencoder(teacher_folder: Path) 
     from diffusers import AutoencoderTiny
 
     teacher = start.Teacher(teacher_folder, torch.device("cpu"))
-    network = Autoencoder(Layout(base=teacher.base)).eval()
-    start.take_over(network, teacher)
+    autoencoder = Autoencoder(Layout(base=teacher.base)).eval()
+    start.take_over(autoencoder, teacher)
     reference: Any = AutoencoderTiny.from_pretrained(teacher_folder)  # type: ignore[no-untyped-call]
     pixels = photo_tensor(64, 48)
     with torch.inference_mode():
         first, z = teacher.encode(pixels)
         torch.testing.assert_close(z, reference.encode(2 * pixels - 1).latents, rtol=0, atol=1e-5)
         torch.testing.assert_close(teacher.decode(z), reference.decode(z).sample / 2 + 0.5, rtol=0, atol=1e-5)
-        encoder, decoder = network.encoder, network.decoder
+        encoder, decoder = autoencoder.encoder, autoencoder.decoder
         at8 = encoder.at8(encoder.down8(encoder.at4(encoder.down4(encoder.at2(first)))))
         torch.testing.assert_close(encoder.tail(at8), z, rtol=0, atol=1e-5)
         # The last stage of the decoder is the teacher's up to the layer that doubles the size.
@@ -423,13 +472,13 @@ def test_a_start_is_made_and_can_be_trained(
     places = ["--data", str(data), "--metrics", str(data), "--run", str(tmp_path)]
     start.main(["--teacher", str(teacher_folder), *places, "--steps", "2"])
     codec = codecs.started(tmp_path / "start.pt")
-    network = codec.autoencoder
+    autoencoder = codec.autoencoder
     generator, photos = np.random.default_rng(0), Photos(data, 128)
     with torch.inference_mode():
         pixels = torch.cat([photos.batch(2, 128, generator) for _ in range(3)])
-        latent = network.encoder(pixels)
-        _, _, z = network.encoder.trunk(pixels)
-        torch.testing.assert_close(network.decoder.transform(latent), F.pixel_unshuffle(z, 2), rtol=0, atol=1e-4)
+        latent = autoencoder.encoder(pixels)
+        _, _, z = autoencoder.encoder.trunk(pixels)
+        torch.testing.assert_close(autoencoder.decoder.transform(latent), F.pixel_unshuffle(z, 2), rtol=0, atol=1e-4)
     values = latent.permute(0, 2, 3, 1).reshape(-1, 16).double()
     covariance = (values.T @ values / len(values)).numpy()
     deviation = torch.load(tmp_path / "start.pt", weights_only=True)["deviation"].double().numpy()

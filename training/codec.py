@@ -81,7 +81,7 @@ def read_codec(run: Path, *, average: bool = True) -> tuple[Codec, dict[str, Any
 
 
 class ShippedAutoencoder(nn.Module):
-    """The package's own network in the form that a codec has.  It has no gradients, and takes batches of one picture."""
+    """The package's own network in the form that a codec has, for batches of one picture.  It has no gradients."""
 
     def __init__(self, network: StoredAutoencoder) -> None:
         super().__init__()

@@ -4,8 +4,8 @@
 
 `shipped` stands for the embedded model of the package.  Each photo gives the crop of --crop pixels from its middle.
 Figures are means of bits per pixel, PSNR, LPIPS and DISTS at a few rates.  bpp counts the bytes of the payload, coded
-by the integer context model.  float_bpp is what the float twin says of the same symbols, so their difference is the cost
-of integers.  With --output a JSON file gets the means and the command.
+by the integer context model.  float_bpp is what the float twin says of the same symbols, so their difference is the
+cost of integers.  With --output a JSON file gets the means and the command.
 
 A decoder trained on squared error alone for the same symbols (`--decoder-only --lpips-weight 0 --dists-weight 0`) shows
 how much PSNR a perceptual loss costs at the same bytes.

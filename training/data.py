@@ -35,7 +35,7 @@ def middle(path: Path, crop: int, scale: float) -> np.ndarray:
 
 
 def paths_of(folder: Path) -> list[Path]:
-    """Return all photos below a folder, in the order in which training numbers them.  Raises FileNotFoundError for none."""
+    """Return all photos below a folder, in the order of training.  Raises FileNotFoundError if there are none."""
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in {".jpg", ".jpeg", ".png"})
     if not paths:
         msg = f"no .jpg or .png below {folder}"

@@ -153,7 +153,7 @@ class Seen:
 
     def __init__(self, options: argparse.Namespace, device: torch.device) -> None:
         self.decode = decoder(options.model, device)
-        self.perceptual = Perceptual(options.metrics, device, options.dists_crops)
+        self.perceptual = Perceptual(options.metrics, device, options.dists_crops, float32=True)
         self.options = options
 
     def loss(self, latent: Tensor, pixels: Tensor, generator: np.random.Generator) -> tuple[Tensor, dict[str, float]]:

@@ -95,7 +95,7 @@ def means(history: Sequence[dict[str, float]]) -> dict[str, float]:
 
 
 def record(checkpoint: Path, row: dict[str, float], state: dict[str, Any]) -> None:
-    """Print a line of the log, add it to log.txt beside the checkpoint, and replace the checkpoint by a whole new one."""
+    """Print a line of the log, add it to log.txt beside the checkpoint, and replace the checkpoint in one step."""
     print("  ".join(f"{name} {value:.4g}" for name, value in row.items()), flush=True)
     with checkpoint.with_name("log.txt").open("a") as file:
         file.write("  ".join(f"{name} {value:.6g}" for name, value in row.items()) + "\n")

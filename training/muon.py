@@ -45,7 +45,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
-        """Move along Nesterov's momentum, made orthogonal.  Weights of one shape are computed together."""
+        """Move along Nesterov's momentum, made orthogonal in bfloat16.  Weights of one shape are computed together."""
         for group in self.param_groups:
             alike: dict[tuple[int, ...], list[Tensor]] = {}
             for parameter in group["params"]:
@@ -60,7 +60,7 @@ class Muon(torch.optim.Optimizer):
                         state["momentum"] = torch.zeros_like(parameter)
                     state["momentum"].lerp_(gradient, 1 - group["momentum"])
                     updates.append(gradient.lerp(state["momentum"], group["momentum"]).flatten(1))
-                found = orthogonal(torch.stack(updates))
+                found = orthogonal(torch.stack(updates).bfloat16()).float()
                 scale = group["lr"] * ADAM_RMS * max(found.shape[1:]) ** 0.5
                 for parameter, update in zip(parameters, found, strict=True):
                     parameter.sub_(scale * update.view(shape))

@@ -1,8 +1,8 @@
 """Float model of the rate, used in training only: what a symbol costs, and the quantizer's steps.
 
 The price is that of the payload method "range".  The float twin of its context model (`training.twin.ContextModel`) is
-trained with the autoencoder, on symbols with uniform noise.  The contexts of these symbols are rounded, as a decoder has
-them.  In the last part of a run the twin rounds its weights and activations as the integer model does, so that the
+trained with the autoencoder, on symbols with uniform noise.  The contexts of these symbols are rounded, as a decoder
+has them.  In the last part of a run the twin rounds its weights and activations as the integer model does, so that the
 shipped model is the trained one.
 
 Sources: Balle et al. 2018 (arXiv 1802.01436) for the relaxation; Cui et al. 2021 (arXiv 2003.02012) for steps that

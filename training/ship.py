@@ -3,13 +3,13 @@
     python -m training.ship --run training/runs/NAME --data PHOTOS
 
 Writes into pillow_sdl/weights/ the weights (running mean, float16), the tables (steps of the quantizer, linear map of
-the preview), the integer context model and the ONNX graphs, and enters them in registry.json.  Then it runs the programs
-that make the test vectors and golden files of the embedded model.  It changes no other file.
+the preview), the integer context model and the ONNX graphs, and enters them in registry.json.  Then it runs the
+programs that make the test vectors and golden files of the embedded model.  It changes no other file.
 
 Before anything is written, the network in pillow_sdl/models/networks/embedded.py must take the weights and give the
 latent and the picture of the trained network.
 
-The embedded space's weights and tables are not frozen, so files of the model before are refused afterwards (SPEC 7.1).
+Afterwards files of the earlier model are refused, because the embedded space is not frozen yet (SPEC 7.1).
 """
 
 from __future__ import annotations

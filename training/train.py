@@ -6,9 +6,9 @@ Writes RUN/checkpoint.pt (weights, their running mean, optimizers, step) and RUN
 A second call with the same --run goes on from the checkpoint.  --steps may then be another number, because the learning
 rate is constant until the last part of a run (--cooldown).  Networks run in bfloat16 unless --float32 is given.
 
-The loss of one crop at rate u in 0..1 is bits per pixel + w(u) * (LPIPS + DISTS + MSE), each with its weight, and MSE in
-squared levels of 0..255.  w grows geometrically with u.  With --decoder-only the encoder, the steps and the context model
-do not change, so files do not change either.
+The loss of one crop at rate u in 0..1 is bits per pixel + w(u) * (LPIPS + DISTS + MSE), each with its weight, and MSE
+in squared levels of 0..255.  w grows geometrically with u.  With --decoder-only the encoder, the steps and the context
+model do not change, so files do not change either.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.metrics import Dists, Lpips
 from training import muon
 from training.codec import Codec, read_codec, started
 from training.data import Photos
@@ -140,7 +141,7 @@ def compute_loss(
 
 
 @torch.inference_mode()
-def validate(codec: Codec, photos: Photos, perceptual: Perceptual, device: torch.device) -> dict[str, float]:
+def validate(codec: Codec, photos: Photos, metrics: tuple[Lpips, Dists], device: torch.device) -> dict[str, float]:
     """Return bits per pixel, PSNR, LPIPS and DISTS of fixed crops at a few rates, symbols rounded."""
     pixels = photos.batch(16, VALIDATION_CROP, np.random.default_rng(1)).to(device)
     latent = codec.autoencoder.encoder(pixels)
@@ -155,8 +156,8 @@ def validate(codec: Codec, photos: Photos, perceptual: Perceptual, device: torch
         found |= {
             f"val{level}_bpp": codec.rate_model.bits(symbols, rate).sum().item() / area,
             f"val{level}_psnr": (-10 * torch.log10(error)).mean().item(),
-            f"val{level}_lpips": perceptual.lpips(output, pixels).mean().item(),
-            f"val{level}_dists": perceptual.dists(output, pixels).mean().item(),
+            f"val{level}_lpips": metrics[0](output, pixels).mean().item(),
+            f"val{level}_dists": metrics[1](output, pixels).mean().item(),
         }
     return found
 
@@ -260,7 +261,9 @@ def main(arguments: list[str] | None = None) -> None:
         if adversary is not None and state["adversary"] is not None:
             adversary.load_state_dict(state["adversary"])
         print(f"goes on from step {step}", flush=True)
-    perceptual = Perceptual(options.metrics, device, options.dists_crops if options.dists_weight else 0)
+    crops_seen = options.dists_crops if options.dists_weight else 0
+    perceptual = Perceptual(options.metrics, device, crops_seen, float32=options.float32)
+    metrics = Lpips(options.metrics).to(device), Dists(options.metrics).to(device)
     photos = Photos(options.data, options.crop)
     held_out = Photos(options.validation, VALIDATION_CROP) if options.validation else None
     print(f"{len(photos)} photos", flush=True)
@@ -290,7 +293,7 @@ def main(arguments: list[str] | None = None) -> None:
             if held_out is not None and step % (2 * options.every) == 0:
                 mean = cast("Codec", average.module)
                 mean.rate_model.context.rounding.on = True
-                row |= validate(mean, held_out, perceptual, device)
+                row |= validate(mean, held_out, metrics, device)
             record(options.run / CHECKPOINT, row, state_of(codec, average, optimizers, adversary, step))
             history = []
 

@@ -1,4 +1,4 @@
-"""The program `sdl`: encode, decode, info, verify, models.
+"""The program `sdl`: encode, decode, info, verify, models, autoload.
 
 `parser()` describes the whole command line; documentation can be generated from it.  Each command is a module with a
 function `add`, which adds its parser, and a function `run`, which returns the exit status.  All printing of the package
@@ -13,11 +13,9 @@ import sys
 
 from .. import __version__, settings
 from ..format import container
-from . import common, decode, encode, info, models, verify
+from . import autoload, common, decode, encode, info, models, report, verify
 
-__all__ = ["main", "parser"]
-
-COMMANDS = (encode, decode, info, verify, models)
+COMMANDS = (encode, decode, info, verify, report, models, autoload)
 
 EXIT_STATUS = {
     0: "every input was processed",

@@ -10,15 +10,25 @@ import re
 import stat
 import sys
 import tempfile
+import unicodedata
 import warnings
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 
 from .. import atomic, settings
-from ..errors import MalformedError
+from ..errors import (
+    BackendError,
+    ChecksumError,
+    LimitError,
+    MalformedError,
+    ModelError,
+    TruncatedError,
+    UnsupportedError,
+)
 from ..format import container
 
 if TYPE_CHECKING:
@@ -35,7 +45,25 @@ BROKEN_PIPE: Final = 141
 """Exit statuses after SIGINT and SIGPIPE, as shells report them."""
 
 BAR_LENGTH: Final = 1000
-"""Steps of a progress bar."""
+"""Steps of the progress bar of one file."""
+
+FILE_BAR: Final = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}"
+FILES_BAR: Final = "{desc}: {n_fmt} of {total_fmt} files |{bar}| {rate_noinv_fmt}, {remaining} left"
+"""What the progress bars of one file and of many files show, in tqdm's notation."""
+
+MAX_JOBS: Final = 60
+"""Most worker processes: Windows can wait for 63 objects at once."""
+
+KINDS: Final = (
+    (ChecksumError, "a checksum does not match"),
+    (TruncatedError, "the file ends too early"),
+    (MalformedError, "the file breaks a rule of the specification"),
+    (UnsupportedError, "the file uses something unknown to this release"),
+    ((LimitError, Image.DecompressionBombError), "the picture is above a size limit"),
+    (ModelError, "the model cannot be used"),
+    (BackendError, "a package is missing"),
+)
+"""Kinds of failures by classes of exceptions.  The first class that fits counts.  Others are named by their message."""
 
 # Tags that describe how a TIFF file stores its pixels, and those of XMP and the ICC profile, which are stored apart:
 # size, compression, colour coding, strips, tiles, samples, 700 (XMP), 34675 (ICC profile).
@@ -53,6 +81,18 @@ class RefusedError(Exception):
     def __init__(self, message: str, place: str | None = None) -> None:
         super().__init__(message)
         self.place = place
+
+
+class CollisionError(Exception):
+    """Two inputs would be written to the same output."""
+
+
+class Failure(NamedTuple):
+    """Why an input failed.   place: the file or stream that is wrong.   text: the reason.   kind: for a summary."""
+
+    place: str
+    text: str
+    kind: str
 
 
 # Options
@@ -91,9 +131,46 @@ def add_command(commands: Any, name: str, run: Callable[[argparse.Namespace], in
     return command
 
 
-def add_inputs(command: argparse.ArgumentParser) -> None:
-    """Add the argument INPUT, one or more."""
-    command.add_argument("inputs", nargs="+", metavar="INPUT", help="a file, or - for standard input")
+def add_inputs(command: argparse.ArgumentParser, *, folders: bool = False) -> None:
+    """Add the argument INPUT, one or more.   folders: whether the command has the option --recursive."""
+    text = "a file, with --recursive also a folder, or - for standard input"
+    command.add_argument(
+        "inputs", nargs="+", metavar="INPUT", help=text if folders else "a file, or - for standard input"
+    )
+
+
+def add_many(command: argparse.ArgumentParser, *, writes: bool) -> None:
+    """Add the options for many files.   writes: whether the command writes files."""
+    command.add_argument(
+        "-r",
+        "--recursive",
+        action="store_true",
+        help="also take the files in folders that are inputs, and in their subfolders"
+        + ("; OUTPUT is then a folder, which is made if it is missing and keeps the tree" if writes else ""),
+    )
+    command.add_argument(
+        "-j",
+        "--jobs",
+        type=_jobs,
+        metavar="N",
+        help=f"number of processes, 1 (default) to {MAX_JOBS}; the CPU threads are divided among them",
+    )
+    command.set_defaults(skip_existing=False)
+    if writes:
+        command.add_argument(
+            "--skip-existing",
+            action="store_true",
+            help="skip an input whose output exists and is not older than the input; replace an older output",
+        )
+    command.add_argument("--dry-run", action="store_true", help="print what would be done, and write nothing")
+
+
+def _jobs(text: str) -> int:
+    """Type of --jobs."""
+    if not re.fullmatch(r"\d{1,4}", text) or not 1 <= int(text) <= MAX_JOBS:
+        msg = f"the number of processes must be 1 to {MAX_JOBS}, not {text}"
+        raise argparse.ArgumentTypeError(msg)
+    return int(text)
 
 
 def add_quiet(command: argparse.ArgumentParser) -> None:
@@ -151,10 +228,27 @@ def settings_of(options: argparse.Namespace) -> dict[str, Any]:
 # Messages
 
 
-def message(text: str) -> None:
-    """Print a line on standard error, which is never mixed with a picture on standard output."""
+def _print(text: str) -> None:
     if sys.stderr is not None:  # print(file=None) would print on standard output.
         print(text, file=sys.stderr)
+
+
+_print_message: ContextVar[Callable[[str], None]] = ContextVar("pillow_sdl_message", default=_print)
+
+
+def message(text: str) -> None:
+    """Print a line on standard error, which is never mixed with a picture on standard output."""
+    _print_message.get()(text)
+
+
+@contextmanager
+def messages_to(function: Callable[[str], None]) -> Iterator[None]:
+    """Give the messages of a `with` block to a function instead of printing them."""
+    token = _print_message.set(function)
+    try:
+        yield
+    finally:
+        _print_message.reset(token)
 
 
 def say(options: argparse.Namespace, text: str) -> None:
@@ -171,6 +265,11 @@ def warn(place: str, text: str) -> None:
 def error(place: str | None, exc: Exception) -> None:
     """Print an error.   place: the file or stream that is wrong."""
     message(": ".join(filter(None, ["sdl", place, reason(exc)])))
+
+
+def failure(place: str, exc: Exception) -> Failure:
+    """Return why an input failed.   place: the input, which counts if the exception has no place of its own."""
+    return Failure(getattr(exc, "place", None) or place, reason(exc), kind(exc))
 
 
 def show(text: str) -> None:
@@ -218,57 +317,78 @@ def reason(exc: Exception) -> str:
     return f"{type(exc).__name__}: {exc}"
 
 
+def kind(exc: Exception) -> str:
+    """Return the kind of an exception, which is equal for similar failures of several files."""
+    for classes, text in KINDS:
+        if isinstance(exc, classes):
+            return text
+    return re.split(r"\s*[:;(]", reason(exc))[0]
+
+
 # Inputs
 
 
 def for_each(names: list[str], work: Callable[[str], None]) -> int:
     """Call a function with each name.  Returns the exit status: 1 if it raised an exception for one of them, else 0."""
-    failed = False
-    for name in names:
-        try:
-            with _warnings_about(shown_input(name)):
-                work(name)
-        except BrokenPipeError:
-            raise
-        except Exception as exc:  # noqa: BLE001  plugins of other formats raise anything
-            error(getattr(exc, "place", None) or shown_input(name), exc)
-            failed = True
+    failed = [name for name in names if attempt(name, work, name) is not None]
     return 1 if failed else 0
+
+
+def attempt(name: str, work: Callable[..., None], *arguments: Any) -> Failure | None:
+    """Call a function that works on an input.  Prints the exception that it raises, and returns the failure.
+
+    BrokenPipeError passes.
+    """
+    try:
+        with warnings_about(shown_input(name)):
+            work(*arguments)
+    except BrokenPipeError:
+        raise
+    except Exception as exc:  # noqa: BLE001  plugins of other formats raise anything
+        found = failure(shown_input(name), exc)
+        error(found.place, exc)
+        return found
+    return None
 
 
 def for_each_file(options: argparse.Namespace, work: Callable[[str], None]) -> int:
     """Call a function with each input.  Returns the exit status as `for_each` does.
 
-    Exits with status 2, before any work, if the inputs and the output do not go together.
+    Exits with status 2, before any work, if standard input is not the only input.
     """
-    output = getattr(options, "output", None)
-    if output == "":
-        options.parser.error("-o needs the name of a file or folder, or -")
-    if len(options.inputs) > 1:
-        if output is not None and (output == STREAM or not is_folder(output)):
-            options.parser.error("with several inputs, -o must be an existing folder")
-        if STREAM in options.inputs:
-            options.parser.error("standard input must be the only input")
+    check_streams(options)
 
     def checked_work(name: str) -> None:
-        _check_input(name)
+        check_input(name, "name the files in it")
         work(name)
 
     return for_each(options.inputs, checked_work)
 
 
-def _check_input(name: str) -> None:
-    """Raise RefusedError or OSError for a name that is not that of a file."""
+def check_streams(options: argparse.Namespace) -> None:
+    """Exit with status 2 if standard input is one of several inputs."""
+    if len(options.inputs) > 1 and STREAM in options.inputs:
+        options.parser.error("standard input must be the only input")
+
+
+def check_input(name: str, advice: str) -> os.stat_result | None:
+    """Return the status of an input that is a file, None for standard input.
+
+    advice: what to do with a folder.   Raises RefusedError or OSError for a name that is not that of a file.
+    """
     if name == STREAM:
         if sys.stdin is None:
             msg = "it is closed"
             raise RefusedError(msg)
-    elif not name:
+        return None
+    if not name:
         msg = "the name of an input is empty"
         raise RefusedError(msg)
-    elif stat.S_ISDIR(Path(name).stat().st_mode):
-        msg = "this is a folder; name the files in it"
+    found = Path(name).stat()
+    if stat.S_ISDIR(found.st_mode):
+        msg = f"this is a folder; {advice}"
         raise RefusedError(msg)
+    return found
 
 
 def is_folder(name: str) -> bool:
@@ -299,7 +419,7 @@ def shown_output(output: str) -> str:
 
 
 @contextmanager
-def _warnings_about(place: str) -> Iterator[None]:
+def warnings_about(place: str) -> Iterator[None]:
     """Print Python's warnings as messages of this program."""
     with warnings.catch_warnings():
         warnings.showwarning = lambda found, *_, **__: warn(place, str(found))
@@ -341,13 +461,18 @@ def _tags(image: Image.Image) -> bytes:
 # Outputs
 
 
-def output_for(name: str, options: argparse.Namespace, suffix: str) -> str:
-    """Return where the output for an input goes: a path or `STREAM`.   suffix: of the output, with a dot."""
+def output_for(name: str, options: argparse.Namespace, suffix: str, inside: str | None = None) -> str:
+    """Return where the output for an input goes: a path or `STREAM`.
+
+    suffix: of the output, with a dot.   inside: path of the input in the tree that -o keeps, None without a tree.
+    """
     given: str | None = options.output
     if given is None:
         return STREAM if name == STREAM else str(Path(name).with_suffix(suffix))
     if given == STREAM:
         return STREAM
+    if inside is not None:
+        return str(Path(given, inside).with_suffix(suffix))
     if is_folder(given):
         if name == STREAM:
             msg = "standard input has no name for a file in this folder: name the file with -o"
@@ -364,47 +489,90 @@ def names_folder(output: str) -> bool:
     return output.endswith(("/", os.sep))
 
 
-def check_output(name: str, output: str, options: argparse.Namespace, written: set[str]) -> None:
-    """Raise RefusedError for an output that cannot be written, or that would destroy something.
+class Outputs:
+    """Checks of the outputs of one run, to be made before any work is done.   options: of the command."""
 
-    Call it before any work is done.   name: the input.   written: outputs of earlier inputs, in this function's form.
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._options = options
+        self._inputs: dict[str, str] = {}
+        self._folders: set[Path] = set()
+
+    def claim(self, name: str, output: str) -> bool:
+        """Note that an input goes to an output.  Returns false if that is known already.
+
+        Raises CollisionError, which names both inputs, if another input goes there.
+        """
+        if output == STREAM or is_device(output):
+            return True
+        with _writing(output):
+            place = os.path.normcase(os.path.realpath(output))
+        if sys.platform == "darwin":  # Its file systems ignore case and the form of accents, usually.
+            place = unicodedata.normalize("NFC", place.casefold())
+        if place not in self._inputs:
+            self._inputs[place] = name
+            return True
+        earlier = self._inputs[place]
+        if os.path.realpath(earlier) == os.path.realpath(name):
+            return False
+        msg = f"{earlier} and {name} would both be written to {output}"
+        raise CollisionError(msg)
+
+    def check(self, name: str, output: str, *, tree: bool, replace: bool) -> None:
+        """Raise RefusedError for an output that cannot be written, or that would destroy something.
+
+        name: the input.   tree: whether missing folders will be made.   replace: whether the output may exist.
+        """
+        if output == STREAM:
+            _check_stdout()
+            if sys.stdout.isatty():
+                msg = "a terminal cannot show this file: name a file with -o, or redirect the output"
+                raise RefusedError(msg, STANDARD_OUTPUT)
+            return
+        if is_device(output):
+            if not os.access(output, os.W_OK):
+                raise RefusedError(os.strerror(errno.EACCES), output)
+            return
+        with _writing(output):
+            path = Path(os.path.realpath(output))
+            if path.is_dir():
+                msg = "this is a folder"
+                raise RefusedError(msg, output)
+            folder = path.parent
+            while tree and not os.path.lexists(folder):
+                folder = folder.parent
+            if not folder.is_dir():
+                msg = f"{folder} is not a folder" if tree else f"there is no folder {Path(output).parent}"
+                raise RefusedError(msg, output)
+            if path.exists():
+                if name != STREAM and path.samefile(name):
+                    msg = "output and input are the same file"
+                    raise RefusedError(msg, output)
+                if not replace:
+                    raise exists(output)
+            self._check_folder(folder)
+
+    def _check_folder(self, folder: Path) -> None:
+        """Raise OSError if no file can be made in a folder."""
+        if folder in self._folders:
+            return
+        if not self._options.dry_run:
+            with tempfile.TemporaryFile(dir=folder):  # `atomic.write` creates one there, too.
+                pass
+        elif not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        self._folders.add(folder)
+
+
+def exists(output: str) -> RefusedError:
+    """Return the error for an output that exists and is to be kept."""
+    return RefusedError("the file exists; -f replaces it", output)
+
+
+def write(output: str, data: bytes, *, tree: bool = False) -> None:
+    """Write an output.   tree: whether its folder is made if it is missing.
+
+    Raises RefusedError if that fails, and BrokenPipeError.
     """
-    if output == STREAM:
-        _check_stdout()
-        if sys.stdout.isatty():
-            msg = "a terminal cannot show this file: name a file with -o, or redirect the output"
-            raise RefusedError(msg, STANDARD_OUTPUT)
-        return
-    if is_device(output):
-        if not os.access(output, os.W_OK):
-            raise RefusedError(os.strerror(errno.EACCES), output)
-        return
-    with _writing(output):
-        path = Path(os.path.realpath(output))
-        if path.is_dir():
-            msg = "this is a folder"
-            raise RefusedError(msg, output)
-        if not path.parent.is_dir():
-            msg = f"there is no folder {Path(output).parent}"
-            raise RefusedError(msg, output)
-        place = os.path.normcase(path)
-        if place in written:
-            msg = "another input of this run has the same output"
-            raise RefusedError(msg, output)
-        if path.exists():
-            if name != STREAM and path.samefile(name):
-                msg = "output and input are the same file"
-                raise RefusedError(msg, output)
-            if not options.force:
-                msg = "the file exists; -f replaces it"
-                raise RefusedError(msg, output)
-        with tempfile.TemporaryFile(dir=path.parent):  # `atomic.write` creates one there, too.
-            pass
-        written.add(place)
-
-
-def write(output: str, data: bytes) -> None:
-    """Write an output.  Raises RefusedError if that fails, and BrokenPipeError."""
     if output == STREAM:
         with _writing(STANDARD_OUTPUT):
             sys.stdout.buffer.write(data)
@@ -413,8 +581,10 @@ def write(output: str, data: bytes) -> None:
         with _writing(output):
             if is_device(output):
                 Path(output).write_bytes(data)
-            else:
-                atomic.write(output, data)
+                return
+            if tree:
+                Path(output).parent.mkdir(parents=True, exist_ok=True)
+            atomic.write(output, data)
 
 
 @contextmanager
@@ -442,10 +612,12 @@ def _check_stdout() -> None:
 @contextmanager
 def progress_bar(name: str, options: argparse.Namespace) -> Iterator[None]:
     """Show one progress bar for the work on one input, on a terminal, unless --quiet is given."""
-    label, count = shown_input(name), len(options.inputs)
-    if count > 1:
-        label += f" ({options.inputs.index(name) + 1} of {count})"
-    bar = None if options.quiet else _bar(label)
+    bar = None
+    if not options.quiet:
+        label, count = shown_input(name), len(options.inputs)
+        if count > 1:
+            label += f" ({options.inputs.index(name) + 1} of {count})"
+        bar = _bar(desc=label, total=BAR_LENGTH, miniters=1, bar_format=FILE_BAR)
     if bar is None:
         yield
         return
@@ -459,7 +631,27 @@ def progress_bar(name: str, options: argparse.Namespace) -> Iterator[None]:
         yield
 
 
-def _bar(label: str) -> Any:
+@contextmanager
+def files_bar(label: str, count: int, options: argparse.Namespace) -> Iterator[Callable[[], None]]:
+    """Show one progress bar for many files, on a terminal, unless --quiet is given.
+
+    Yields a function to call after each file.  Messages are printed above the bar.
+    """
+    bar = None if options.quiet or not count else _bar(desc=label, total=count, unit=" files", bar_format=FILES_BAR)
+    if bar is None:
+        yield lambda: None
+        return
+
+    def above(text: str) -> None:
+        bar.clear()
+        _print(text)
+        bar.refresh()
+
+    with bar, messages_to(above):
+        yield bar.update
+
+
+def _bar(**shown: Any) -> Any:
     """Return a new bar at 0 %, which only a terminal shows; None without tqdm or without standard error."""
     if sys.stderr is None:
         return None
@@ -467,11 +659,4 @@ def _bar(label: str) -> Any:
         from tqdm import tqdm
     except ImportError:
         return None
-    return tqdm(
-        total=BAR_LENGTH,
-        desc=label,
-        leave=False,
-        disable=None,  # Unless standard error is a terminal.
-        miniters=1,
-        bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}",
-    )
+    return tqdm(leave=False, disable=None, **shown)  # Disabled unless standard error is a terminal.

@@ -10,7 +10,7 @@ from typing import Any, Final
 from PIL import Image
 
 from ..SdlImagePlugin import SdlImageFile
-from . import common
+from . import common, folders
 
 DEFAULT_FORMAT: Final = ".png"
 
@@ -21,7 +21,7 @@ STRIP: Final = 16
 def add(commands: Any) -> None:
     """Add the command.   commands: what `add_subparsers` returned."""
     command = common.add_command(commands, "decode", run, "Turn .sdl files into pictures of another format.")
-    common.add_inputs(command)
+    common.add_inputs(command, folders=True)
     command.add_argument(
         "--format",
         type=_suffix,
@@ -30,6 +30,7 @@ def add(commands: Any) -> None:
         help=f"format of the output if its name has no extension, default {DEFAULT_FORMAT[1:]}",
     )
     common.add_output(command, "INPUT.EXTENSION")
+    common.add_many(command, writes=True)
     common.add_settings(command, "denoise", "denoise_steps", "device", "threads", "max_pixels")
     common.add_quiet(command)
 
@@ -59,30 +60,42 @@ def _suffix(text: str) -> str:
 
 def run(options: argparse.Namespace) -> int:
     """Decode every input.  Returns the exit status."""
-    written: set[str] = set()
-    return common.for_each_file(options, lambda name: _decode(name, options, written))
+    return folders.run(options, COMMAND)
 
 
-def _decode(name: str, options: argparse.Namespace, written: set[str]) -> None:
-    output = common.output_for(name, options, options.format)
-    place = common.shown_output(output)
+def _output(name: str, options: argparse.Namespace, inside: str | None) -> str:
+    """Return where the picture goes.  Raises RefusedError if Pillow cannot write its format."""
+    output = common.output_for(name, options, options.format, inside)
+    _kind(output, options)
+    return output
+
+
+def _kind(output: str, options: argparse.Namespace) -> str:
+    """Return Pillow's name of the format of an output.  Raises RefusedError if Pillow cannot write it."""
     suffix = "" if output == common.STREAM else Path(output).suffix.lower()
     try:
-        kind = _format_of(suffix or options.format)
+        return _format_of(suffix or options.format)
     except ValueError as exc:
-        raise common.RefusedError(str(exc), place) from None
-    common.check_output(name, output, options, written)
-    with common.open_image(name) as image:
+        raise common.RefusedError(str(exc), common.shown_output(output)) from None
+
+
+def _make(task: folders.Task, options: argparse.Namespace) -> folders.Made:
+    """Return the picture of an input."""
+    assert task.output is not None
+    kind, place = _kind(task.output, options), common.shown_output(task.output)
+    with common.open_image(task.name) as image:
         if not isinstance(image, SdlImageFile):
             msg = "not an SDL file"
             raise common.RefusedError(msg)
         _check_format(image, kind, place)
-        with common.progress_bar(name, options):
+        with common.progress_bar(task.name, options):
             image.load()
         data = _save(image, kind, place, **common.metadata_of(image), icc_profile=image.info.get("icc_profile"))
         width, height = image.size
-    common.write(output, data)
-    common.say(options, f"{place}: {width} x {height}, {len(data):,} bytes")
+    return folders.Made(f"{width} x {height}, {len(data):,} bytes", data)
+
+
+COMMAND: Final = folders.Command(_make, folders.sdl_files, "not an SDL file", "decoded", _output)
 
 
 def _check_format(image: Image.Image, kind: str, place: str) -> None:

@@ -9,17 +9,17 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from PIL import Image
+
 from .. import options as opt
 from .. import registry
 from ..latent.entropy import METHODS
 from ..latent.quantizers import QUANTIZERS
 from ..options import EncodeOptions
-from . import common
+from . import common, folders
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from PIL import Image
 
 SUFFIX: Final = ".sdl"
 
@@ -60,6 +60,9 @@ SIZE_OPTIONS: Final = ("quality", "target_bytes")
 PALETTE_OPTIONS: Final = ("palette_size", "dither")
 """Options that only the palette quantizer has."""
 
+NO_PICTURES: Final = frozenset({"SDL", "BUFR", "GRIB", "HDF5", "MPEG"})
+"""Formats that are not taken from folders: this package's own, and those of which Pillow reads nothing but the name."""
+
 DEEP: Final = re.compile(r";(12|14|16|32)[BLN]")
 """Names of Pillow's raw modes with more than 8 bits a sample, such as RGB;16B.  BGR;16 has 16 bits a pixel."""
 
@@ -69,12 +72,13 @@ def add(commands: Any) -> None:
     command = common.add_command(
         commands, "encode", run, "Turn pictures of any format that Pillow reads into .sdl files."
     )
-    common.add_inputs(command)
+    common.add_inputs(command, folders=True)
     size = command.add_mutually_exclusive_group()
     for name in opt.SAVE_OPTIONS:
         _add_option(size if name in SIZE_OPTIONS else command, name)
     command.add_argument("--strip", action="store_true", help="do not store Exif, XMP and the ICC profile")
     common.add_output(command, f"INPUT{SUFFIX}")
+    common.add_many(command, writes=True)
     common.add_settings(command, "device", "threads")
     common.add_quiet(command)
 
@@ -102,14 +106,18 @@ def _flag(name: str) -> str:
 
 def run(options: argparse.Namespace) -> int:
     """Encode every input.  Returns the exit status."""
-    given = {name: getattr(options, name) for name in opt.SAVE_OPTIONS if hasattr(options, name)}
-    _check(options, given)
-    written: set[str] = set()
-    return common.for_each_file(options, lambda name: _encode(name, options, given, written))
+    _check(options)
+    return folders.run(options, COMMAND)
 
 
-def _check(options: argparse.Namespace, given: dict[str, Any]) -> None:
+def _given(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of `save` that the command line gives."""
+    return {name: getattr(options, name) for name in opt.SAVE_OPTIONS if hasattr(options, name)}
+
+
+def _check(options: argparse.Namespace) -> None:
     """Exit with status 2 for options that do not go together and for an output with a wrong name."""
+    given = _given(options)
     unused = [name for name in PALETTE_OPTIONS if name in given]
     if unused and given.get("quantizer", DEFAULTS["quantizer"]) != "palette":
         options.parser.error(f"{_flag(unused[0])} goes with --quantizer palette only")
@@ -120,27 +128,39 @@ def _check(options: argparse.Namespace, given: dict[str, Any]) -> None:
     output: str | None = options.output
     if not output or output == common.STREAM or common.is_folder(output) or common.names_folder(output):
         return
-    if Path(output).suffix.lower() != SUFFIX and not common.is_device(output):
+    is_file = len(options.inputs) == 1 and not folders.has_folder(options) and not common.is_device(output)
+    if is_file and Path(output).suffix.lower() != SUFFIX:
         options.parser.error(f"encode writes SDL files, so the name of the output must end in {SUFFIX}: {output}")
 
 
-def _encode(name: str, options: argparse.Namespace, given: dict[str, Any], written: set[str]) -> None:
-    output = common.output_for(name, options, SUFFIX)
-    common.check_output(name, output, options, written)
+def _output(name: str, options: argparse.Namespace, inside: str | None) -> str:
+    return common.output_for(name, options, SUFFIX, inside)
+
+
+def _make(task: folders.Task, options: argparse.Namespace) -> folders.Made:
+    """Return the SDL file of an input."""
+    name = task.name
     with common.open_image(name) as image:
         for text in _losses(image):
             common.warn(common.shown_input(name), text)
         metadata = {"icc_profile": b""} if options.strip else common.metadata_of(image)
         target = io.BytesIO()
         with common.progress_bar(name, options):
-            image.save(target, "SDL", **given, **metadata)
+            image.save(target, "SDL", **_given(options), **metadata)
         width, height = image.size
     data = target.getvalue()
-    common.write(output, data)
     bits = 8 * len(data) / (width * height)
-    common.say(
-        options, f"{common.shown_output(output)}: {width} x {height}, {len(data):,} bytes, {bits:.3f} bits per pixel"
-    )
+    return folders.Made(f"{width} x {height}, {len(data):,} bytes, {bits:.3f} bits per pixel", data)
+
+
+def _pictures() -> set[str]:
+    """Return the extensions of the files in folders that are encoded: of all formats that Pillow can read, but SDL."""
+    kinds = Image.registered_extensions()  # Loads all plugins.
+    readable = Image.OPEN.keys() | {"MPO"}  # Pillow opens MPO files as JPEG files.
+    return {suffix for suffix, kind in kinds.items() if kind in readable - NO_PICTURES}
+
+
+COMMAND: Final = folders.Command(_make, _pictures, "not a picture", "encoded", _output)
 
 
 def _losses(image: Image.Image) -> Iterator[str]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ..SdlImagePlugin import SdlImageFile
-from . import common
+from . import common, folders
 
 if TYPE_CHECKING:
     import argparse
@@ -20,21 +20,25 @@ def add(commands: Any) -> None:
         "Check .sdl files: every checksum, the symbols, alpha and metadata, and that nothing follows the last section. "
         "Needs no network.",
     )
-    common.add_inputs(command)
+    common.add_inputs(command, folders=True)
+    common.add_many(command, writes=False)
     common.add_settings(command, "max_pixels")
     common.add_quiet(command)
 
 
 def run(options: argparse.Namespace) -> int:
     """Check every input.  Returns the exit status."""
-    return common.for_each_file(options, lambda name: _verify(name, options))
+    return folders.run(options, COMMAND)
 
 
-def _verify(name: str, options: argparse.Namespace) -> None:
-    with common.open_image(name) as image:
+def _make(task: folders.Task, _: argparse.Namespace) -> folders.Made:
+    """Check an input."""
+    with common.open_image(task.name) as image:
         if not isinstance(image, SdlImageFile):
             msg = "not an SDL file"
             raise common.RefusedError(msg)
         image.verify()
-    if not options.quiet:
-        common.show(f"{common.shown_input(name)}: good")
+    return folders.Made("good")
+
+
+COMMAND: Final = folders.Command(_make, folders.sdl_files, "not an SDL file", "verified")

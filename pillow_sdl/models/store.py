@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
 import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .. import registry, settings
 from ..errors import BackendError, ModelMismatchError, ModelNotFoundError
 from ..latent import spaces
-from . import hashes, hub, local, schedule
+from . import forks, hashes, hub, local, schedule
 from .base import DifferentiableAutoencoder
 
 if TYPE_CHECKING:
@@ -62,17 +61,20 @@ class Store:
     def after_fork(self) -> None:
         """Make the store of a forked child usable: a new lock, no network."""
         self._lock = threading.RLock()
+        # A session of ONNX Runtime waits, when it is freed, for threads that only the parent has.
+        forks.never_free(self._networks)
         self._networks = {}
-        torch = sys.modules.get("torch")
-        if torch is not None and torch.get_num_threads() > 1:
-            # The threads of the parent's pool do not exist here, and torch would wait for them for ever.
-            torch.set_num_threads(1)
 
 
 STORE = Store()
 
+
+def _after_fork() -> None:
+    STORE.after_fork()  # The store of this moment: tests replace it.
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=STORE.after_fork)
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def release() -> None:

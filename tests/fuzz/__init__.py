@@ -1,1 +1,1 @@
-"""Hostile bytes: `target` is what is done with them, `atheris_main` makes them up, tests/test_fuzz.py runs a few."""
+"""Fuzzing: `target` reads hostile bytes, `atheris_main` generates them, and tests/test_fuzz.py runs a few."""

@@ -1,9 +1,9 @@
-"""Fuzz the reader with atheris, from the root of the repository, until it finds a fault:
+"""Fuzz the reader with atheris until it finds a fault.  Run it from the root of the repository:
 
     pip install atheris
     python -m tests.fuzz.atheris_main FOLDER spec/vectors
 
-FOLDER keeps the inputs that reached new code; others are seeds.  See `-help=1` for libFuzzer's options.
+FOLDER keeps the inputs that reach new code.  Further folders hold seeds.  `-help=1` lists the options of libFuzzer.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ with atheris.instrument_imports():
 
 
 def one_input(data: bytes) -> None:
-    """A refusal is an answer, anything else ends the run."""
+    """Run the target.  Refusals are expected, and any other exception ends the run."""
     with contextlib.suppress(*ALLOWED):
         target(data)
 
 
 def main() -> None:
-    """Hand over to libFuzzer."""
+    """Run libFuzzer."""
     atheris.Setup(sys.argv, one_input)
     atheris.Fuzz()
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ... import progress, settings
 from ...errors import ModelError
+from .. import forks
 from ..tiled import TiledAutoencoder, blend
 from ..tiling import tiles
 
@@ -56,7 +57,7 @@ def running(device: torch.device, *, gradients: bool = False) -> Iterator[None]:
     gradients: whether gradients are computed.   Autocast and TF32 are off.
     Raises ModelError for errors of torch.
     """
-    threads = settings.current().threads
+    threads = 1 if forks.torch_lost_its_threads else settings.current().threads
     if threads is not None and torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
     try:

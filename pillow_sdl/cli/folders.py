@@ -1,0 +1,557 @@
+"""What encode, decode and verify do with their inputs: one file, several files, or folders in several processes.
+
+All outputs are planned and checked before any work.  Then one process after the other, or worker processes, compute the
+outputs as bytes.  Only the main process writes files, so workers can be killed at any time.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import threading
+import time
+from argparse import Namespace
+from collections import Counter
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypeAlias
+
+from .. import settings
+from . import common
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+    from types import FrameType, TracebackType
+
+PATIENCE: Final = 5.0
+"""Seconds that idle worker processes have to end before they are killed."""
+
+JUNCTION: Final = 0xA0000003
+"""Windows' tag of a junction, which leads to another folder as a symbolic link does."""
+
+
+class Made(NamedTuple):
+    """What a command made of an input.
+
+    text: what is said of it.   data: of the output, None for a command without outputs.
+    """
+
+    text: str
+    data: bytes | None = None
+
+
+class Task(NamedTuple):
+    """An input that is to be processed.
+
+    output: where its output goes, None for a command without outputs.   size: of the input in bytes, 0 for a stream.
+    tree: whether missing folders are made for the output.   replace: whether the output may exist.
+    """
+
+    name: str
+    output: str | None = None
+    size: int = 0
+    tree: bool = False
+    replace: bool = False
+
+
+class Command(NamedTuple):
+    """What a command does with one input.
+
+    make: function of a module, which worker processes import.  It may raise any exception.
+    takes: returns the extensions, in lower case and with their dots, of the files in folders that the command takes.
+    others: what the other files in folders are called.   done: what is said of files for which it succeeded.
+    output: function of the input's name, the options and its path in the tree, as those of `common.output_for`.  None
+        for a command without outputs.
+    """
+
+    make: Callable[[Task, Namespace], Made]
+    takes: Callable[[], Collection[str]]
+    others: str
+    done: str
+    output: Callable[[str, Namespace, str | None], str] | None = None
+
+
+class Outcome(NamedTuple):
+    """What became of a task.   made: None after a failure.   messages: warnings that were not printed yet."""
+
+    made: Made | None
+    failure: common.Failure | None = None
+    messages: tuple[str, ...] = ()
+
+
+def sdl_files() -> set[str]:
+    """Return the extension of the files in folders that decode and verify take."""
+    return {".sdl"}
+
+
+Outcomes: TypeAlias = Generator[tuple[Task, Outcome], None, None]
+
+
+def run(options: Namespace, command: Command) -> int:
+    """Process every input.  Returns the exit status.
+
+    Exits with status 2, before any work, if the inputs and the output do not go together, or if two inputs have the
+    same output.
+    """
+    _check(options)
+    with Interrupts() as interrupts:
+        plan = _plan(options, command)
+        if options.dry_run:
+            return _dry_run(plan, options, command)
+        if _many(options):
+            return _all(plan, options, command, interrupts)
+        failed = [task for task in plan.tasks if common.attempt(task.name, _one, task, options, command, interrupts)]
+    return 1 if failed or plan.failures else 0
+
+
+def _many(options: Namespace) -> bool:
+    """Whether there is one progress bar and a summary for all files."""
+    return bool(options.recursive or options.jobs or options.skip_existing or options.dry_run)
+
+
+def has_folder(options: Namespace) -> bool:
+    """Whether the files in folders are to be processed."""
+    return options.recursive and any(common.is_folder(name) for name in options.inputs)
+
+
+def _check(options: Namespace) -> None:
+    """Exit with status 2 if the inputs and the output do not go together."""
+    output: str | None = getattr(options, "output", None)
+    if output == "":
+        options.parser.error("-o needs the name of a file or folder, or -")
+    if _many(options) and common.STREAM in {output, *options.inputs}:
+        flags = "--recursive, --jobs, --skip-existing and --dry-run"
+        options.parser.error(f"{flags} do not go with standard input and standard output")
+    if output is not None and has_folder(options):
+        if os.path.lexists(output) and not common.is_folder(output):
+            options.parser.error("with a folder as input, -o must be a folder")
+    elif output is not None and len(options.inputs) > 1 and (output == common.STREAM or not common.is_folder(output)):
+        options.parser.error("with several inputs, -o must be an existing folder")
+    common.check_streams(options)
+
+
+# The plan
+
+
+@dataclass
+class Plan:
+    """What is to be done, and what is not.
+
+    skipped: number of inputs whose output is up to date.   failures: number of inputs that cannot be processed, by kind.
+    ignored: number of files and folders in folders that are not taken, by kind.
+    """
+
+    tasks: list[Task] = field(default_factory=list)
+    skipped: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
+    ignored: Counter[str] = field(default_factory=Counter)
+
+
+def _plan(options: Namespace, command: Command) -> Plan:
+    """Return the plan.  Prints an error for each input that cannot be processed.  Exits with status 2 for collisions."""
+    plan, outputs = Plan(), common.Outputs(options)
+    collisions: list[str] = []
+
+    def add(name: str, inside: str | None) -> None:
+        """Add an input to the plan.   inside: its path in the tree."""
+        found = common.check_input(name, "--recursive takes the files in it")
+        task = Task(name, size=found.st_size if found and stat.S_ISREG(found.st_mode) else 0)
+        if command.output is None:
+            plan.tasks.append(task)
+            return
+        output = command.output(name, options, inside)
+        try:
+            if not outputs.claim(name, output):
+                plan.ignored["named twice"] += 1
+                return
+        except common.CollisionError as exc:
+            collisions.append(str(exc))
+            return
+        age = _modified(output) if options.skip_existing else None
+        if age is not None and found and age >= found.st_mtime_ns:
+            plan.skipped += 1
+            return
+        task = task._replace(output=output, tree=inside is not None, replace=options.force or age is not None)
+        outputs.check(name, output, tree=task.tree, replace=task.replace)
+        plan.tasks.append(task)
+
+    for name, inside in _inputs(options, command, plan):
+        failure = common.attempt(name, add, name, inside)
+        if failure:
+            plan.failures[failure.kind] += 1
+    if collisions:
+        more = [f"and {len(collisions) - 10} more"] if len(collisions) > 10 else []
+        options.parser.error("\n".join(["two inputs have the same output:", *collisions[:10], *more]))
+    return plan
+
+
+def _modified(output: str) -> int | None:
+    """Return when a file was modified, in nanoseconds, None if there is none."""
+    try:
+        found = Path(output).stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns if stat.S_ISREG(found.st_mode) else None
+
+
+def _inputs(options: Namespace, command: Command, plan: Plan) -> Iterator[tuple[str, str | None]]:
+    """Yield every input and its path in the tree that the output keeps, None without a tree."""
+    with_folders = has_folder(options)
+    for name in options.inputs:
+        if options.recursive and common.is_folder(name):
+            yield from _files(name, command, plan)
+        else:
+            yield name, Path(name).name if with_folders and getattr(options, "output", None) is not None else None
+
+
+def _files(top: str, command: Command, plan: Plan) -> Iterator[tuple[str, str]]:
+    """Yield the files in a folder that a command takes, sorted by name, and their paths from that folder.
+
+    Hidden files and folders, whose names begin with a dot, and links to folders are ignored, so loops are not followed.
+    """
+    takes = command.takes()
+    folders = [""]
+    while folders:
+        inside = folders.pop()
+        place = str(Path(top, inside))
+        try:
+            with os.scandir(place) as listed:
+                entries = sorted(listed, key=lambda entry: entry.name)
+        except OSError as exc:
+            common.error(place, exc)
+            plan.failures[common.kind(exc)] += 1
+            continue
+        inner: list[str] = []
+        for entry in entries:
+            path = str(Path(inside, entry.name))
+            what = _kind(entry, takes)
+            if what == "file":
+                yield str(Path(top, path)), path
+            elif what == "folder":
+                inner.append(path)
+            else:
+                plan.ignored[what or command.others] += 1
+        folders += reversed(inner)
+
+
+def _kind(entry: os.DirEntry[str], takes: Collection[str]) -> str:
+    """Return "file" or "folder" for what is taken, otherwise why it is not, "" for a file of another kind."""
+    if entry.name.startswith("."):
+        return "hidden"
+    try:
+        if entry.is_dir():
+            return "link to a folder" if _is_link(entry) else "folder"
+        regular = entry.is_file() or entry.is_symlink()  # A link to nothing is an input that fails.
+    except OSError:
+        regular = True  # The error is noticed again, and reported, when the file is used.
+    return "file" if regular and Path(entry.name).suffix.lower() in takes else ""
+
+
+def _is_link(entry: os.DirEntry[str]) -> bool:
+    """Whether a folder is a symbolic link or a junction."""
+    return entry.is_symlink() or getattr(entry.stat(follow_symlinks=False), "st_reparse_tag", 0) == JUNCTION
+
+
+# One file after the other
+
+
+class Interrupts:
+    """Turns SIGINT into KeyboardInterrupt, but not where a block is held, and never loses one."""
+
+    def __init__(self) -> None:
+        self._came = self._held = False
+        self._before: Any = None
+
+    def __enter__(self) -> Self:
+        # A shell starts background jobs with SIGINT ignored.  Only the main thread may set handlers.
+        if threading.current_thread() is threading.main_thread() and callable(signal.getsignal(signal.SIGINT)):
+            self._before = signal.signal(signal.SIGINT, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _handle(self, _: int, __: FrameType | None) -> None:
+        self._came = True
+        if not self._held:
+            raise KeyboardInterrupt
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt if SIGINT came, also if other code has swallowed the exception."""
+        if self._came:
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Let SIGINT wait until the end of a `with` block."""
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+        self.check()
+
+
+def _one(task: Task, options: Namespace, command: Command, interrupts: Interrupts) -> None:
+    """Process one input and say what was made of it."""
+    made = command.make(task, options)
+    if task.output is None:
+        if not options.quiet:
+            common.show(f"{common.shown_input(task.name)}: {made.text}")
+        return
+    _write(task, made, interrupts)
+    common.say(options, f"{common.shown_output(task.output)}: {made.text}")
+
+
+def _write(task: Task, made: Made, interrupts: Interrupts) -> None:
+    """Write an output, whole or not at all.  Raises RefusedError and BrokenPipeError."""
+    assert task.output is not None
+    assert made.data is not None
+    # Another program may have made the file since the plan, or another input on a file system that ignores case.
+    keep = not task.replace and task.output != common.STREAM and not common.is_device(task.output)
+    if keep and Path(task.output).exists():
+        raise common.exists(task.output)
+    with interrupts.held():
+        common.write(task.output, made.data, tree=task.tree)
+
+
+# Many files
+
+
+def _dry_run(plan: Plan, options: Namespace, command: Command) -> int:
+    """Print what would be done.  Returns the exit status."""
+    if not options.quiet:
+        for task in plan.tasks:
+            common.show(task.name if task.output is None else f"{task.name} -> {task.output}")
+    summary = [f"{_files_of(len(plan.tasks))} would be {command.done}", *_rest(plan.skipped, plan.failures)]
+    common.say(options, "\n".join([", ".join(summary), *_table(plan, plan.failures)]))
+    return 1 if plan.failures else 0
+
+
+def _all(plan: Plan, options: Namespace, command: Command, interrupts: Interrupts) -> int:
+    """Process all tasks with one progress bar and a summary.  Returns the exit status."""
+    done, before, after = 0, 0, 0
+    failures = plan.failures.copy()
+    started = time.monotonic()
+    outcomes = _outcomes(plan.tasks, options, command, interrupts)
+    try:
+        with common.files_bar(command.done, len(plan.tasks), options) as advance, closing(outcomes):
+            for task, outcome in outcomes:
+                failure = _finish(task, outcome, interrupts)
+                if failure:
+                    failures[failure.kind] += 1
+                else:
+                    done += 1
+                    before += task.size
+                    after += len(outcome.made.data or b"") if outcome.made else 0
+                advance()
+                interrupts.check()
+    finally:
+        left = len(plan.tasks) + plan.failures.total() - done - failures.total()
+        rest = _rest(plan.skipped, failures, left)
+        seconds = time.monotonic() - started
+        rate = f"{seconds:.1f} s, {done / seconds:.2f} files/s" if done and seconds else f"{seconds:.1f} s"
+        lines = [f"{', '.join([f'{_files_of(done)} {command.done}', *rest])}; {rate}"]
+        if done:
+            share = f", {after:,} after ({100 * after / max(before, 1):.1f} %)" if command.output else ""
+            lines.append(f"  bytes: {before:,} before{share}" if share else f"  bytes: {before:,}")
+        common.say(options, "\n".join([*lines, *_table(plan, failures)]))
+    return 1 if failures else 0
+
+
+def _finish(task: Task, outcome: Outcome, interrupts: Interrupts) -> common.Failure | None:
+    """Print the messages of a task and write its output.  Returns the failure if there is one."""
+    for text in outcome.messages:
+        common.message(text)
+    if outcome.made is None:
+        assert outcome.failure is not None
+        common.message(f"sdl: {outcome.failure.place}: {outcome.failure.text}")
+        return outcome.failure
+    if task.output is None:
+        return None
+    return common.attempt(task.name, _write, task, outcome.made, interrupts)
+
+
+def _files_of(count: int) -> str:
+    return f"{count:,} file" if count == 1 else f"{count:,} files"
+
+
+def _rest(skipped: int, failures: Counter[str], left: int = 0) -> list[str]:
+    """Return the numbers of files that were not processed, as parts of a sentence."""
+    counts = {"up to date": skipped, "failed": failures.total(), "not reached": left}
+    return [f"{count:,} {name}" for name, count in counts.items() if count]
+
+
+def _table(plan: Plan, failures: Counter[str]) -> list[str]:
+    """Return the numbers of failures and of ignored files by kind, as lines."""
+    rows = [("failed", failures), ("ignored", plan.ignored)]
+    return [f"  {name}: {count:,} x {kind}" for name, counts in rows for kind, count in counts.most_common()]
+
+
+def _outcomes(tasks: list[Task], options: Namespace, command: Command, interrupts: Interrupts) -> Outcomes:
+    """Yield what became of each task, in the order in which they end."""
+    jobs = min(options.jobs or 1, len(tasks))
+    # The parser and its functions cannot be sent to other processes.  There is one bar for all files.
+    found = {name: value for name, value in vars(options).items() if name not in {"parser", "run"}} | {"quiet": True}
+    if jobs <= 1:
+        for task in tasks:
+            yield task, _attempt(task, Namespace(**found), command.make)
+        return
+    with Workers(jobs, (command.make, Namespace(**found), jobs), interrupts) as workers:
+        yield from workers.outcomes(tasks)
+
+
+def _attempt(task: Task, options: Namespace, make: Callable[[Task, Namespace], Made]) -> Outcome:
+    """Process an input, except that nothing is written and nothing is printed."""
+    messages: list[str] = []
+    with common.messages_to(messages.append), common.warnings_about(task.name):
+        try:
+            return Outcome(make(task, options), None, tuple(messages))
+        except Exception as exc:  # noqa: BLE001  plugins of other formats raise anything
+            return Outcome(None, common.failure(task.name, exc), tuple(messages))
+
+
+# Worker processes
+
+
+class _Worker(NamedTuple):
+    process: Any
+    connection: Connection[Any, Any]
+
+
+class Workers:
+    """Worker processes, each of which works on one task at a time.
+
+    They are started by the method "spawn", which every platform has, so they inherit neither threads nor networks.
+    A process that dies fails its task only, and another one takes its place.
+    """
+
+    def __init__(self, jobs: int, arguments: tuple[Any, ...], interrupts: Interrupts) -> None:
+        """Set up the workers.   arguments: of `_serve`, after the connection."""
+        self._jobs, self._arguments, self._interrupts = jobs, arguments, interrupts
+        self._workers: list[_Worker] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
+        with self._interrupts.held():
+            for worker in self._workers:
+                worker.connection.close()  # An idle worker ends at the end of its input.
+                if kind is not None:
+                    worker.process.kill()
+            for worker in self._workers:
+                worker.process.join(PATIENCE)
+                worker.process.kill()
+                worker.process.join()
+
+    def _start(self) -> _Worker:
+        """Start a process, which never receives SIGINT where processes can inherit that.
+
+        On Windows it ignores SIGINT from its first line on.
+        """
+        import multiprocessing
+
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(theirs, *self._arguments), daemon=True)
+        with self._interrupts.held():
+            if hasattr(signal, "pthread_sigmask"):
+                from multiprocessing import resource_tracker
+
+                resource_tracker.ensure_running()  # It would end the mask.
+                mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+                try:
+                    process.start()
+                finally:
+                    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            else:
+                process.start()
+            worker = _Worker(process, ours)
+            self._workers.append(worker)
+            theirs.close()
+        return worker
+
+    def outcomes(self, tasks: Iterable[Task]) -> Outcomes:
+        """Yield what became of each task.  Raises RefusedError if processes cannot be started."""
+        from multiprocessing.connection import wait
+
+        waiting = iter(tasks)
+        busy: dict[Any, tuple[_Worker, Task]] = {}
+        ready: set[Any] = set()
+
+        def give(worker: _Worker) -> None:
+            """Give a worker its next task, if there is one."""
+            task = next(waiting, None)
+            if task is not None:
+                busy[worker.connection] = worker, task
+                with suppress(OSError):  # If the process has ended, that is noticed when it should answer.
+                    worker.connection.send(task)
+
+        for _ in range(self._jobs):
+            give(self._start())
+        while busy:
+            connection: Any
+            for connection in wait(list(busy)):
+                worker, task = busy[connection]
+                try:
+                    outcome = connection.recv()
+                except (EOFError, OSError):
+                    worker.process.join()
+                    end = _end(worker.process.exitcode)
+                    if connection not in ready:
+                        msg = f"a worker process cannot be started: it {end}"
+                        raise common.RefusedError(msg) from None
+                    del busy[connection]
+                    give(self._start())
+                    yield task, Outcome(None, common.Failure(task.name, f"its process {end}", f"a process {end}"))
+                    continue
+                if outcome is None:
+                    ready.add(connection)
+                    continue
+                del busy[connection]
+                give(worker)
+                yield task, outcome
+
+
+def _end(status: int | None) -> str:
+    """Return how a process ended.   status: its exit status, negative for a signal, as in `multiprocessing`."""
+    if status == -getattr(signal, "SIGKILL", 0):
+        return "was killed, perhaps because memory ran out"
+    return f"ended with status {status}"
+
+
+def _serve(
+    connection: Connection[Any, Any], make: Callable[[Task, Namespace], Made], options: Namespace, jobs: int
+) -> None:
+    """Process tasks that a connection brings until it is closed.  Runs in a worker process.
+
+    Sends None when it is ready, then an `Outcome` for each task.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    from threadpoolctl import threadpool_limits
+
+    with settings.using(**common.settings_of(options)) as given:
+        threads = max(1, (given.threads or _processors()) // jobs)
+    threadpool_limits(threads, user_api="blas")
+    with settings.using(**common.settings_of(options) | {"threads": threads}):
+        try:
+            connection.send(None)
+            while True:
+                connection.send(_attempt(connection.recv(), options, make))
+        except (EOFError, OSError):  # The main process has ended, or wants this one to end.
+            return
+
+
+def _processors() -> int:
+    """Return the number of threads to divide: OMP_NUM_THREADS, else the processors that this process may use."""
+    named = os.environ.get("OMP_NUM_THREADS", "")
+    if named.isdecimal() and int(named):
+        return int(named)
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
