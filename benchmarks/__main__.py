@@ -23,6 +23,7 @@ MODULES: Final = {
     "speed": "speed:run",
     "stages": "stages:run",
     "folders": "folders:run",
+    "autoload": "autoload:run",
     "chart": "report:write_chart",
 }
 """Module and function of each command.  The function takes the command's options by name."""
@@ -110,6 +111,10 @@ def _parser() -> argparse.ArgumentParser:
     folders.add_argument("--singles", type=int, help="pictures that get a process each; default: all")
     folders.add_argument("--repeats", type=int, default=1, help="runs that a rate is the median of")
     _add_output(folders, RESULTS / "folders.json")
+
+    autoload = commands.add_parser("autoload", help="time that `sdl autoload enable` adds to a start of Python")
+    autoload.add_argument("--starts", type=int, default=50, help="processes that a time is the median of")
+    _add_output(autoload, RESULTS / "autoload.json")
 
     chart = commands.add_parser("chart", help="draw a small chart of LPIPS over bits per pixel")
     chart.add_argument("results", type=Path)

@@ -1,7 +1,7 @@
 """Measure how fast the program encodes many files, and the memory of each process.
 
-Compared are one process for all files, several worker processes, and one process for each file, as a loop in a shell
-starts them.  Every run is a fresh process that starts with the interpreter and ends with its last file.
+Compared are one process for all files, with all processors and with one thread, several worker processes, and one
+process for each file, as a loop in a shell starts them.  Every run is a fresh process that starts with the interpreter and ends with its last file.
 """
 
 from __future__ import annotations
@@ -106,17 +106,19 @@ def run(
     singles: number of pictures that are encoded by a process each, None for all.   repeats: runs that a rate is the median of.
     """
     sources = photos(photos_folder, None)
-    one, several, each = "one process", f"--jobs {jobs}", "one process per file"
-    costs: dict[str, list[Cost]] = {one: [], several: [], each: []}
-    pictures = {one: count, several: count, each: min(singles or count, count)}
+    one, single, several = "one process", "one process with one thread", f"--jobs {jobs}"
+    options = {one: ["--jobs", "1"], single: ["--jobs", "1", "--threads", "1"], several: ["--jobs", str(jobs)]}
+    each = "one process per file"
+    pictures = dict.fromkeys(options, count) | {each: min(singles or count, count)}
+    costs: dict[str, list[Cost]] = {way: [] for way in pictures}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (inputs := folder / "in").mkdir()
         made = make_photos(sources, inputs, count, side)
         for _ in tqdm(range(repeats), unit="turn", disable=None):
-            for number, way in ((1, one), (jobs, several)):
+            for way, given in options.items():
                 out = folder / "out"
-                costs[way].append(_cost([["encode", "-r", str(inputs), "-o", str(out), "--jobs", str(number)]]))
+                costs[way].append(_cost([["encode", "-r", str(inputs), "-o", str(out), *given]]))
                 shutil.rmtree(out)
             (out := folder / "out").mkdir()
             costs[each].append(_cost([["encode", str(path), "-o", str(out)] for path in made[: pictures[each]]]))
@@ -134,7 +136,7 @@ def run(
         "side": side,
         "images_per_second": rates,
         "cpu_seconds_per_image": cpu,
-        "ratios": {f"{several} to {way}": rates[several] / rates[way] for way in (one, each)},
+        "ratios": {f"{several} to {way}": rates[several] / rates[way] for way in (one, single, each)},
         "worker_peak": memory,
         "runs": {way: [cost._asdict() for cost in costs[way]] for way in costs},
     }

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks import report
 from docs import measured
 from docs.docstrings import capitalized, parse
 from docs.tables import left, table
@@ -240,7 +241,7 @@ def main(folder: Path = FOLDER) -> None:
     found = measured.results("rd")
     assert found is not None
     for metric in ("lpips", "dists", "psnr"):
-        measured.chart(found, metric, folder / f"{metric}.svg")
+        report.chart(found["means"], folder / f"{metric}.svg", metric)
 
 
 def update_readme() -> None:
@@ -249,7 +250,7 @@ def update_readme() -> None:
     assert found is not None
     before, _, after = between_markers(README.read_text("utf-8"))
     README.write_text(f"{before}{measured.readme_table(found)}\n{after}", "utf-8")
-    measured.chart(found, "lpips", CHART)
+    report.chart(found["means"], CHART)
 
 
 if __name__ == "__main__":

@@ -312,37 +312,6 @@ def against_palette(found: Results) -> str:
     return ""
 
 
-def chart(found: Results, metric: str, path: Path) -> None:
-    """Draw a metric over bits per pixel, one line for each format, as SVG."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    with plt.rc_context({"svg.hashsalt": metric, "font.size": 11}):
-        figure, axis = plt.subplots(figsize=(7, 4.2), layout="constrained")
-        formats = [name for name in dict.fromkeys(mean["format"] for mean in found["means"]) if name in COLOURS]
-        for name in sorted(formats, key=list(COLOURS).index):
-            points = [mean for mean in found["means"] if mean["format"] == name]
-            own = name == "SDL"
-            axis.plot(
-                [point["bpp"] for point in points],
-                [point[metric] for point in points],
-                color=COLOURS[name], label=name, marker="o", markersize=5 if own else 3.5, linewidth=3 if own else 1.5,
-                zorder=3 if own else 2,
-            )  # fmt: skip
-        better = "lower" if metric in FEWER_IS_BETTER else "higher"
-        axis.set(xlabel="bits per pixel of the whole file", ylabel=f"{METRICS[metric][0]} ({better} is better)")
-        axis.set_xlim(left=0)
-        if metric in FEWER_IS_BETTER:
-            axis.set_ylim(bottom=0)
-        axis.grid(alpha=0.3)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.legend(frameon=False)
-        figure.savefig(path, metadata={"Date": None})
-        plt.close(figure)
-
-
 def readme_table(found: Results) -> str:
     """Return README's table: all formats at one rate."""
     metrics = ("lpips", "dists", "psnr")

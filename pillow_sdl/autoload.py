@@ -1,8 +1,8 @@
 """Register the format in every program of a Python environment: the files that do it, in a folder of site-packages.
 
 Python reads two kinds of files there when it starts: `NAME.pth`, of which it executes the lines that begin with
-`import`, and from Python 3.15 on `NAME.start`, of which it calls the functions (PEP 829).  One of them, named `STARTER`,
-calls `install` of a copy of `startup.py`, named `HOOK`.
+`import`, and from Python 3.15 on `NAME.start`, of which it calls the functions (PEP 829).  One of them, named
+`STARTER`, calls `install` of a copy of `startup.py`, named `HOOK`.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def places() -> list[Place]:
 
 
 def _paths(folder: Path) -> Iterator[Path]:
-    """Yield the files in a folder, in an order in which they can be deleted: no start of Python finds a part of them."""
+    """Yield the files in a folder, in an order in which each can be deleted: first the one that needs the others."""
     named = [*(folder / f"{STARTER}{suffix}" for suffix in STARTERS), folder / f"{HOOK}.py"]
     yield from (path for path in named if path.is_file())
     yield from sorted((folder / "__pycache__").glob(f"{HOOK}.*.pyc"))

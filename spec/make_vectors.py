@@ -1936,7 +1936,7 @@ def ok_fidelity() -> Vector:
 
 @vector
 def ok_fidelity_beyond() -> Vector:
-    """A fidelity map whose neighbours differ so much that offsets are beyond the row of the distributions."""
+    """A fidelity map with offsets beyond the row of the distributions."""
     data = file(fidelity_map(STEEP, 3, i=0), latent(zero_planes(18 * 12)), width=144, height=96)
     return success(data, zero_planes(18 * 12), size=(144, 96), fidelity=STEEP, rule="E-03")
 

@@ -38,28 +38,30 @@ class Environment:
             found |= {str(Path(folder, name).relative_to(self.packages)) for name in folders + files}
         return found
 
-    def run(self, *command: object, cwd: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
-        """Run Python in the environment.   command: its arguments.   variables: of the process's environment."""
+    def run(
+        self, *command: object, cwd: Path | None = None, env: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run Python in the environment.   command: its arguments.   env: more variables of its environment."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "COVERAGE"))}
         return subprocess.run(
             [self.python, *map(str, command)],
             cwd=cwd or self.folder,
-            env={**inherited, **variables},
+            env=inherited | (env or {}),
             capture_output=True,
             check=False,
             text=True,
             timeout=120,
         )
 
-    def output(self, *command: object, cwd: Path | None = None, **variables: str) -> str:
+    def output(self, *command: object, cwd: Path | None = None, env: dict[str, str] | None = None) -> str:
         """Run Python in the environment and return its output.  Fails if its status is not 0 or if it has errors."""
-        found = self.run(*command, cwd=cwd, **variables)
+        found = self.run(*command, cwd=cwd, env=env)
         assert (found.returncode, found.stderr) == (0, ""), found.stdout + found.stderr
         return found.stdout.strip()
 
-    def sdl(self, *arguments: object, **variables: str) -> str:
+    def sdl(self, *arguments: object, env: dict[str, str] | None = None) -> str:
         """Run `sdl` in the environment and return what it prints on both streams.  Fails if its status is not 0."""
-        found = self.run("-m", "pillow_sdl", *arguments, **variables)
+        found = self.run("-m", "pillow_sdl", *arguments, env=env)
         assert found.returncode == 0, found.stderr
         return (found.stdout + found.stderr).strip()
 

@@ -13,6 +13,9 @@ import re
 import site
 import subprocess
 import sys
+from contextlib import nullcontext
+from importlib.abc import Loader
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -26,8 +29,6 @@ from pillow_sdl import autoload, cli, startup
 from . import environments
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from .environments import Environment
 
 pytestmark = pytest.mark.plain
@@ -243,7 +244,7 @@ def test_a_start_compiles_nothing(enabled: Environment) -> None:
     """The command has compiled the module for programs of users who cannot write into site-packages."""
     (compiled,) = (enabled.packages / "__pycache__").glob("_pillow_sdl_autoload.*.pyc")
     assert Path(importlib.util.source_from_cache(str(compiled))) == enabled.packages / HOOK
-    started = enabled.run("-v", "-c", "pass", PYTHONDONTWRITEBYTECODE="1").stderr
+    started = enabled.run("-v", "-c", "pass", env={"PYTHONDONTWRITEBYTECODE": "1"}).stderr
     assert f"# code object from '{compiled}'" in started
 
 
@@ -376,15 +377,15 @@ def test_the_user_alone(tmp_path: Path) -> None:
     environment = environments.make(tmp_path / "env", system=True)
     user = {"PYTHONUSERBASE": str(tmp_path / "home")}
     before = environment.files()
-    said = environment.sdl("autoload", "enable", "--user", **user)
+    said = environment.sdl("autoload", "enable", "--user", env=user)
     path = Path(said.removeprefix("enabled: "))
     assert path.is_relative_to(tmp_path / "home")
     assert environment.files() == before
-    assert environment.output("-c", KNOWN, **user) == "True"
-    assert environment.output("-s", "-c", KNOWN, **user) == "False"
-    (place,) = json.loads(environment.sdl("autoload", "status", "--json", **user))["places"]
+    assert environment.output("-c", KNOWN, env=user) == "True"
+    assert environment.output("-s", "-c", KNOWN, env=user) == "False"
+    (place,) = json.loads(environment.sdl("autoload", "status", "--json", env=user))["places"]
     assert (place["user"], place["own"], place["current"]) == (True, True, True)
-    environment.sdl("autoload", "disable", **user)
+    environment.sdl("autoload", "disable", env=user)
     assert list(path.parent.iterdir()) == []
 
 
@@ -404,7 +405,7 @@ def test_a_subcommand_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
 
 # PEP 829
 
-# What Python 3.15 does with .start files, for earlier versions: it calls their functions after it has read the .pth files.
+# What Python 3.15 does with .start files, for earlier versions: it reads the .pth files and then calls the functions.
 PEP_829 = """
 import pkgutil, site
 from pathlib import Path
@@ -414,7 +415,12 @@ for path in sorted(Path(__file__).parent.glob("*.start")):
             pkgutil.resolve_name(line.strip())()
 """
 
-AS_3_15 = "import sys; from pillow_sdl import autoload, cli; autoload.FIRST_WITH_START = (3,); sys.exit(cli.main(sys.argv[1:]))"
+AS_3_15 = """
+import sys
+from pillow_sdl import autoload, cli
+autoload.FIRST_WITH_START = (3,)
+sys.exit(cli.main(sys.argv[1:]))
+"""
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 15), reason="the other tests use this file")
@@ -650,32 +656,37 @@ def test_the_hook_asks_the_finders_after_it(meta_path: list[Any]) -> None:
     assert startup.FINDER.find_spec("PIL.Image") is None
     meta_path[:] = [startup.FINDER, SimpleNamespace()]
     assert startup.FINDER.find_spec("PIL.Image") is None
-    spec = SimpleNamespace(loader=None)
+    spec = ModuleSpec("PIL.Image", None)
     meta_path.append(SimpleNamespace(find_spec=lambda *_: spec))
-    assert startup.FINDER.find_spec("PIL.Image") is spec  # type: ignore[comparison-overlap]
+    assert startup.FINDER.find_spec("PIL.Image") is spec
     assert startup.FINDER.find_spec("PIL.ImageOps") is None
     assert spec.loader is None
 
 
-def test_the_hook_registers_after_each_execution(calls: list[str]) -> None:
-    """Not before, and not if it fails.  The loader's other attributes are its own."""
+@pytest.mark.parametrize("error", [None, ImportError])
+def test_the_hook_registers_after_each_execution(calls: list[str], error: type[Exception] | None) -> None:
+    """Not before, and not if it fails.  The module has its own loader from the start, with all of its attributes."""
+    seen: list[object] = []
 
-    class Loader:
+    class Own(Loader):
         name = "PIL.Image"
 
         def exec_module(self, module: ModuleType) -> None:
-            assert not calls
-            assert module.__loader__ is self
-            if module.__name__ == "bad":
-                raise ImportError
+            seen.extend([*calls, module.__loader__, module.__spec__ and module.__spec__.loader])
+            if error:
+                raise error
 
-    loader: Any = Loader()
-    wrapper = startup.Wrapper(loader)
+    own = Own()
+    wrapper: Any = startup.Wrapper(own)
     assert wrapper.name == "PIL.Image"
-    with pytest.raises(ImportError):
-        wrapper.exec_module(ModuleType("bad"))
-    wrapper.exec_module(ModuleType("good"))
-    assert calls == ["register"]
+    module = importlib.util.module_from_spec(ModuleSpec("PIL.Image", wrapper))
+    for _ in range(2):
+        with pytest.raises(error) if error else nullcontext():
+            wrapper.exec_module(module)
+        assert seen == [own, own]
+        assert calls == ([] if error else ["register"])
+        seen.clear()
+        calls.clear()
 
 
 def test_the_hook_is_silent_without_the_package(
@@ -693,7 +704,7 @@ def test_the_hook_is_silent_without_the_package(
 
 
 @pytest.fixture
-def tables(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+def tables(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Pillow's tables of formats, which the test may change."""
     found: dict[str, Any] = {}
     for name in ("ID", "OPEN", "SAVE", "EXTENSION", "MIME"):

@@ -417,7 +417,7 @@ def test_our_own_denoisers_are_small(space: registry.Space) -> None:
 
 @pytest.mark.parametrize("step", [0.5, 0.75, 1.0])
 def test_our_own_denoiser_lowers_the_error(step: float) -> None:
-    """It removes at least a fifth of the squared error of smooth surfaces and edges that rounding turned into stairs."""
+    """It removes at least a fifth of the squared error that rounding makes of smooth surfaces and edges."""
     rows, columns = np.mgrid[:48, :48] / 24
     channels = [np.sin(2 * rows + index) + 0.7 * (columns + index / 3 > 1) + 0.3 * rows * columns for index in range(4)]
     clean = np.stack(channels).astype(np.float32) - 0.5

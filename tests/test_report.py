@@ -719,18 +719,18 @@ def addresses(tmp_path_factory: pytest.TempPathFactory, comparison: Comparison, 
 @pytest.fixture
 def opened(browser: Browser, addresses: dict[str, str]) -> Iterator[Callable[..., Browser]]:
     """A function that opens a page.  Afterwards the page must have asked for nothing and complained about nothing."""
-    address = ""
+    address, across = "", 0
 
     def load(width: int, name: str = "one", scheme: str = "light") -> Browser:
-        nonlocal address
-        address = addresses[name]
+        nonlocal address, across
+        address, across = addresses[name], width
         browser.open(address, width, WIDTHS[width], scheme=scheme, touch=width == 390)
         return browser
 
     yield load
     assert browser.complaints() == []
     assert browser.requests() == [address]
-    assert browser.run("document.documentElement.scrollWidth <= innerWidth"), "the page is wider than the window"
+    assert browser.run("document.documentElement.scrollWidth") <= across, "the page is wider than the window"
 
 
 def at(browser: Browser) -> float:

@@ -129,7 +129,9 @@ def _download(model: Model, wanted: _Part, *, progress: bool) -> Path:
         subfolder = repository.subfolder if wanted.subfolder is None else wanted.subfolder
         try:
             found = _snapshot(repository, subfolder, wanted, progress=progress)
-        except (OSError, ValueError) as exc:  # The hub's client and the network raise nothing else.
+        except BackendError:
+            raise
+        except Exception as exc:  # noqa: BLE001  errors of the client, of the file system, and of httpx or requests
             failures.append(f"{repository.name}: {_first_line(exc)}")
             continue
         if found is not None:

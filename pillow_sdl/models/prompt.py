@@ -5,11 +5,13 @@ Needs transformers and the model's text encoder and tokenizer.  Decoding needs n
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BackendError, ModelMismatchError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -42,20 +44,43 @@ def encode(text_encoder: Path, tokenizer: Path) -> NDArray[Any]:
     except ImportError as exc:
         msg = "encoding the empty prompt needs PyTorch: pip install 'pillow-sdl[prompt]'"
         raise BackendError(msg) from exc
-    try:
-        words = transformers.CLIPTokenizer.from_pretrained(tokenizer, local_files_only=True)
-        ids = words("", padding="max_length", max_length=words.model_max_length, return_tensors="pt").input_ids
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as exc:
-        msg = f"{tokenizer} holds no tokenizer that can be read: {str(exc).splitlines()[0]}"
-        raise ModelMismatchError(msg, expected="CLIPTokenizer") from exc
-    variant = None if (text_encoder / "model.safetensors").is_file() else "fp16"
-    try:
-        network = transformers.CLIPTextModel.from_pretrained(
-            text_encoder, local_files_only=True, use_safetensors=True, variant=variant
-        )
-        with torch.inference_mode():
-            found: NDArray[Any] = network.eval().float()(ids)[0].numpy()
-    except (OSError, ValueError, RuntimeError, KeyError) as exc:
-        msg = f"{text_encoder} holds no text encoder that can be read: {str(exc).splitlines()[0]}"
-        raise ModelMismatchError(msg, expected="CLIPTextModel") from exc
+    with _quiet():
+        try:
+            words = transformers.CLIPTokenizer.from_pretrained(tokenizer, local_files_only=True)
+            ids = words("", padding="max_length", max_length=words.model_max_length, return_tensors="pt").input_ids
+        except Exception as exc:
+            raise _unreadable(tokenizer, "CLIPTokenizer", exc) from exc
+        variant = None if (text_encoder / "model.safetensors").is_file() else "fp16"
+        try:
+            network, report = transformers.CLIPTextModel.from_pretrained(
+                text_encoder, local_files_only=True, use_safetensors=True, variant=variant, output_loading_info=True
+            )
+            with torch.inference_mode():
+                found: NDArray[Any] = network.eval().float()(ids)[0].numpy()
+        except Exception as exc:
+            raise _unreadable(text_encoder, "CLIPTextModel", exc) from exc
+    if report["missing_keys"]:  # Transformers fills them with random numbers.
+        msg = f"{text_encoder} holds no CLIPTextModel that can be read: it has no tensor {min(report['missing_keys'])}"
+        raise ModelMismatchError(msg, expected="CLIPTextModel")
     return found
+
+
+def _unreadable(folder: Path, expected: str, exc: Exception) -> ModelMismatchError:
+    reason = next(iter(str(exc).splitlines()), type(exc).__name__)
+    return ModelMismatchError(f"{folder} holds no {expected} that can be read: {reason}", expected=expected)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hide the progress bars and the reports of transformers, which no option of this package could switch off."""
+    from transformers.utils import logging
+
+    level, shown = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if shown:
+            logging.enable_progress_bar()

@@ -330,7 +330,7 @@ def page(panels: Sequence[Panel], failures: Sequence[tuple[str, str]] = ()) -> b
         "default-src": "'none'",
         "img-src": "data:",
         "style-src": _hash(style),
-        "script-src": "'unsafe-inline'",
+        "script-src": _hash(script),
         "base-uri": "'none'",
         "form-action": "'none'",
     }

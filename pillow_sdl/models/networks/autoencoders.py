@@ -56,12 +56,21 @@ class _DiffusersModel(TorchAutoencoder):
         variant = None if (folder / "diffusion_pytorch_model.safetensors").exists() else "fp16"
         with quiet():
             try:
-                network: Any = getattr(diffusers, self.architecture).from_pretrained(
-                    folder, local_files_only=True, use_safetensors=True, variant=variant, torch_dtype=torch.float32
+                kind: Any = getattr(diffusers, self.architecture)
+                network, report = kind.from_pretrained(
+                    folder,
+                    local_files_only=True,
+                    use_safetensors=True,
+                    variant=variant,
+                    torch_dtype=torch.float32,
+                    output_loading_info=True,
                 )
             except (OSError, ValueError, RuntimeError, KeyError) as exc:
                 msg = f"cannot read {self.architecture} from {folder}: {str(exc).splitlines()[0]}"
                 raise ModelMismatchError(msg, expected=self.architecture) from exc
+        if report["missing_keys"]:  # Diffusers fills them with random numbers.
+            msg = f"cannot read {self.architecture} from {folder}: there is no tensor {min(report['missing_keys'])}"
+            raise ModelMismatchError(msg, expected=self.architecture)
         if network.config.latent_channels != space.channels:
             msg = (
                 f"the latents of {folder} have {network.config.latent_channels} channels, "
