@@ -111,6 +111,7 @@ def test_a_program_with_the_import_runs_as_before(enabled: Environment, plain_pa
             print(Image.ID.count("SDL"), image.format, pillow_sdl.__version__)
     """
     assert enabled.output("-W", "error", "-c", program, plain_path) == f"1 SDL {pillow_sdl.__version__}"
+    assert "not registered" not in enabled.run("-v", "-c", program, plain_path).stderr
 
 
 def test_the_module_keeps_its_own_loader(enabled: Environment) -> None:
@@ -228,11 +229,8 @@ def test_threads_that_import_pillow_at_once(enabled: Environment) -> None:
 
 
 def loaded(environment: Environment, statement: str) -> set[str]:
-    """Return the names of all modules after a statement, in a new process."""
-    found: list[str] = json.loads(
-        environment.output("-c", f"{statement}; import sys, json; print(json.dumps([*sys.modules]))")
-    )
-    return set(found)
+    """Return the names of all modules after a statement, in a new process that imports nothing else."""
+    return set(environment.output("-c", f"{statement}; import sys; print(*sys.modules)").split())
 
 
 def test_a_start_imports_one_small_module(enabled: Environment, plain: Environment) -> None:
@@ -661,6 +659,8 @@ def test_the_hook_asks_the_finders_after_it(meta_path: list[Any]) -> None:
     assert startup.FINDER.find_spec("PIL.Image") is spec
     assert startup.FINDER.find_spec("PIL.ImageOps") is None
     assert spec.loader is None
+    meta_path.insert(1, startup.Finder())  # Another one of this kind, which asks all finders after itself too.
+    assert startup.FINDER.find_spec("PIL.Image") is spec
 
 
 @pytest.mark.parametrize("error", [None, ImportError])
