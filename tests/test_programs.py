@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks import __main__ as benchmarks
+
 from . import environments, images
 
 if TYPE_CHECKING:
@@ -380,3 +382,17 @@ def test_pictures_from_memory(run: Callable[..., str]) -> None:
         print(Image.open(io.BytesIO(data)).format, parser.close().size)
     """
     assert run(program) == f"SDL {(WIDTH, HEIGHT)}"
+
+
+@pytest.mark.research
+def test_the_benchmark_of_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`python -m benchmarks autoload` measures both programs with and without the files."""
+    monkeypatch.setattr(
+        "sys.argv", ["benchmarks", "autoload", "--starts", "1", "--output", str(tmp_path / "found.json")]
+    )
+    benchmarks.main()
+    found = json.loads((tmp_path / "found.json").read_text())
+    names = {f"{kind}_{place}_s" for kind in ("clock", "processor") for place in ("without", "enabled")}
+    assert found["empty"].keys() == found["Pillow"].keys() == names
+    assert all(seconds > 0 for row in (found["empty"], found["Pillow"]) for seconds in row.values())
+    assert 0 < found["hook_s"] < 1
