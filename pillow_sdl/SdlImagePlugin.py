@@ -289,6 +289,3 @@ def save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
     options = EncodeOptions(**chosen, **_metadata(im, mode))
     with progress.job(settings.current().progress):
         fp.write(encode.encode(pixels, alpha, mode=mode, options=options))
-
-
-Image.register_decoder("sdl", SdlDecoder)

@@ -35,6 +35,8 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
+    from PIL import ImageFile
+
     from .fidelity_map import Fidelity
     from .latent_io import Latents, from_latents, latents
     from .models.hashes import model_hash
@@ -109,8 +111,15 @@ def _save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
     save(im, fp, filename)
 
 
+def _decoder(mode: str, *arguments: Any) -> ImageFile.PyDecoder:
+    from .SdlImagePlugin import SdlDecoder
+
+    return SdlDecoder(mode, *arguments)
+
+
 def register() -> None:
     """Register the format with Pillow.  Importing the package does it; calling this again changes nothing."""
+    Image.register_decoder("sdl", _decoder)  # type: ignore[arg-type]  # Pillow calls it like the class
     Image.register_open("SDL", _open, _accept)
     Image.register_save("SDL", _save)
     Image.register_extension("SDL", ".sdl")

@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from .format import fidelity
 from .latent import cells
@@ -49,7 +50,7 @@ class Fidelity(NamedTuple):
     mean: float
 
 
-def level_of(value: NDArray[np.float64]) -> NDArray[np.uint8]:
+def level_of(value: NDArray[np.float64] | np.float64) -> NDArray[np.uint8]:
     """Return the lowest levels whose bounds are not below values >= 0."""
     return np.minimum(np.searchsorted(BOUNDS, value), fidelity.LEVELS - 1).astype(np.uint8)
 
@@ -58,14 +59,17 @@ def measure(original: NDArray[np.uint8], decoded: NDArray[np.uint8]) -> bytes:
     """Return the data of section f.   original, decoded: uint8 (H, W, bands) without alpha."""
     height, width = original.shape[:2]
     side = cells.side_for(width, height)
-    square = np.empty((height, width), np.float32)
-    for row, first, second in zip(square, original, decoded, strict=True):
-        row[:] = np.square(first.astype(np.float32) - second).mean(1)
-    error = np.sqrt(_means(square, side)) + TOLERANCE
-    whole = float(np.sqrt(square.mean(dtype=np.float64))) + TOLERANCE
-    invented = _invented(_grey(original), _grey(decoded), side) + TOLERANCE
-    grids = cells.Grids(side, level_of(error), level_of(invented))
-    return cells.pack(grids, int(level_of(np.array(whole))))
+    error, invented = [], []
+    for top in range(0, height, side):  # One row of cells at a time: floats take four times the memory of pixels.
+        rows = slice(top, min(top + side, height))
+        square = np.square(original[rows].astype(np.float32) - decoded[rows]).mean(2)
+        error.append(_means(square, side))
+        invented.append(_invented(_detail(original, rows), _detail(decoded, rows), side))
+    power = np.concatenate(error)
+    counts = [np.diff([*range(0, length, side), length]) for length in (height, width)]
+    whole = np.sqrt((power * np.outer(*counts)).sum() / (height * width)) + TOLERANCE
+    levels = level_of(np.sqrt(power) + TOLERANCE), level_of(np.concatenate(invented) + TOLERANCE)
+    return cells.pack(cells.Grids(side, *levels), int(level_of(whole)))
 
 
 def read(data: bytes, width: int, height: int) -> Fidelity:
@@ -91,29 +95,24 @@ def _means(values: NDArray[np.float32], side: int) -> NDArray[np.float64]:
     return result
 
 
-def _grey(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+def _detail(pixels: NDArray[np.uint8], rows: slice) -> NDArray[np.float32]:
+    """Return the fine detail of the luminance of some rows, float32 (rows, W): what a box blur removes.
+
+    pixels: uint8 (H, W, bands).  Beyond the picture's edges the last rows and columns repeat.
+    """
+    wanted = np.clip(np.arange(rows.start - RADIUS, rows.stop + RADIUS), 0, len(pixels) - 1)
     weights = np.array(LUMA if pixels.shape[2] == 3 else (1,), np.float32)
-    result: NDArray[np.float32] = pixels.astype(np.float32) @ weights
+    grey = np.pad(pixels[wanted].astype(np.float32) @ weights, ((0, 0), (RADIUS, RADIUS)), mode="edge")
+    size = 2 * RADIUS + 1
+    blurred = sliding_window_view(grey, size, 0).mean(2)
+    blurred = sliding_window_view(blurred, size, 1).mean(2)
+    result: NDArray[np.float32] = grey[RADIUS:-RADIUS, RADIUS:-RADIUS] - blurred
     return result
 
 
-def _detail(grey: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return what a box blur removes, float32 (H, W), with edges repeated."""
-    size = 2 * RADIUS + 1
-    blurred = grey
-    for axis in (0, 1):
-        pad = [(0, 0), (0, 0)]
-        pad[axis] = (RADIUS + 1, RADIUS)
-        sums = np.cumsum(np.pad(blurred, pad, mode="edge"), axis, np.float64)
-        upper, lower = (slice(None),) * axis + (slice(size, None),), (slice(None),) * axis + (slice(None, -size),)
-        blurred = ((sums[upper] - sums[lower]) / size).astype(np.float32)
-    return grey - blurred
-
-
 def _invented(original: NDArray[np.float32], decoded: NDArray[np.float32], side: int) -> NDArray[np.float64]:
-    """Return the root mean square of the decoded detail that no multiple of the original's detail explains."""
-    first, second = _detail(original), _detail(decoded)
-    power, own, common = (_means(product, side) for product in (first**2, second**2, first * second))
+    """Return the root mean square, in each cell, of the decoded detail that no multiple of the original's explains."""
+    power, own, common = (_means(p, side) for p in (original**2, decoded**2, original * decoded))
     explained = np.square(np.maximum(common, 0)) / np.maximum(power, 1e-6)
     result: NDArray[np.float64] = np.sqrt(np.maximum(own - explained, 0))
     return result

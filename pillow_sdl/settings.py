@@ -134,6 +134,16 @@ def _of_process() -> Settings:
     )
 
 
+def default_threads() -> int:
+    """Return the number of threads for networks: OMP_NUM_THREADS, else the processors that this process may use."""
+    named = os.environ.get("OMP_NUM_THREADS", "")
+    if named.isdecimal() and int(named):
+        return int(named)
+    if hasattr(os, "sched_getaffinity"):  # A container may allow fewer processors than the machine has.
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def configure(**options: Any) -> Settings:
     """Change settings for all threads of the process, as in `configure(device="cpu")`.  Returns the new settings.
 

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 import pillow_sdl
-from pillow_sdl import decode, registry
+from pillow_sdl import decode, registry, settings
 from pillow_sdl.format import container
 from pillow_sdl.latent import spaces
 from pillow_sdl.models import store
@@ -187,7 +187,7 @@ def test_the_number_of_threads_follows_omp_num_threads(
     """Without the variable it is the number of processors that the process may use."""
     monkeypatch.setenv("OMP_NUM_THREADS", variable)
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    assert onnx.default_threads() == (expected or available)
+    assert settings.default_threads() == (expected or available)
 
 
 def test_a_setting_of_threads_is_used(fresh_store: None, monkeypatch: pytest.MonkeyPatch) -> None:

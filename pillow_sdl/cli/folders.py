@@ -536,7 +536,7 @@ def _serve(
     from threadpoolctl import threadpool_limits
 
     with settings.using(**common.settings_of(options)) as given:
-        threads = max(1, (given.threads or _processors()) // jobs)
+        threads = max(1, (given.threads or settings.default_threads()) // jobs)
     threadpool_limits(threads, user_api="blas")
     with settings.using(**common.settings_of(options) | {"threads": threads}):
         try:
@@ -545,13 +545,3 @@ def _serve(
                 connection.send(_attempt(connection.recv(), options, make))
         except (EOFError, OSError):  # The main process has ended, or wants this one to end.
             return
-
-
-def _processors() -> int:
-    """Return the number of threads to divide: OMP_NUM_THREADS, else the processors that this process may use."""
-    named = os.environ.get("OMP_NUM_THREADS", "")
-    if named.isdecimal() and int(named):
-        return int(named)
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -118,7 +118,7 @@ def _on_onnx(model: registry.Model, threads: int | None) -> Autoencoder:
     except ImportError as exc:
         msg = "encoding and decoding .sdl pictures needs ONNX Runtime: pip install onnxruntime"
         raise BackendError(msg) from exc
-    count = threads or onnx.default_threads()
+    count = threads or settings.default_threads()
 
     def build() -> Autoencoder:
         assert model.weights is not None

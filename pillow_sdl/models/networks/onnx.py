@@ -51,6 +51,8 @@ class OnnxAutoencoder(TiledAutoencoder):
             options.log_severity_level = _FATAL_ONLY
             # Threads that spin after a run would take processors from the entropy coder.
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+            # Memory goes back to the system after each run: the arena would keep as much as the largest picture took.
+            options.enable_cpu_mem_arena = False
             try:
                 session = onnxruntime.InferenceSession(stored.path, options, providers=["CPUExecutionProvider"])
             except Exception as exc:  # onnxruntime's exceptions have no common class but Exception.
@@ -81,13 +83,3 @@ class OnnxAutoencoder(TiledAutoencoder):
             msg = "the embedded network needs the rate at which its latent was quantized"
             raise ValueError(msg)
         return self._run(self._graphs.decoder, {"latent": latent, "rate": np.array([rate / 255], np.float32)})
-
-
-def default_threads() -> int:
-    """Return the number of threads for one picture: OMP_NUM_THREADS, else the processors this process may use."""
-    named = os.environ.get("OMP_NUM_THREADS", "")
-    if named.isdecimal() and int(named):
-        return int(named)
-    if hasattr(os, "sched_getaffinity"):  # A container may allow fewer processors than the machine has.
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
