@@ -19,8 +19,7 @@ from benchmarks.metrics import SMALLEST_SIDE, Dists, Lpips, ms_ssim, psnr
 from benchmarks.peers import Peer, Tiny, peers
 from benchmarks.report import plot, results, table
 from benchmarks.runs import Journal, Row, command, photos, versions
-from pillow_sdl import registry
-from pillow_sdl.models.networks.onnx import default_threads
+from pillow_sdl import registry, settings
 
 TOLERANCE: Final = 0.1
 """Part of the wanted bytes by which a file may be off before it is marked."""
@@ -221,7 +220,7 @@ def run(
         "versions": versions(),
         "models": {model.name: model.weights.sha256 for model in registry.load().models if model.weights},
         "machine": platform.machine(),
-        "threads": default_threads(),
+        "threads": settings.default_threads(),
     }
     journal = Journal(output, setting, restart=restart)
     perceptual: Perceptual = {"lpips": Lpips(metrics), "dists": Dists(metrics)}

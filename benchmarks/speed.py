@@ -51,7 +51,7 @@ import pillow_sdl
 imported = time.perf_counter()
 image = Image.open({path!r})
 opened = time.perf_counter()
-from pillow_sdl import registry
+from pillow_sdl import registry, settings
 from pillow_sdl.models import store
 store.load(registry.model(registry.EMBEDDED))
 network = time.perf_counter()
@@ -136,14 +136,14 @@ def run(photo: Path, output: Path, *, repeats: int, side: int) -> None:
     side: of the large picture in pixels, 0 for none.
     """
     import pillow_sdl  # noqa: F401  registers the format
-    from pillow_sdl.models.networks.onnx import default_threads
+    from pillow_sdl import settings
 
     image = middle(photo, SIDE)
     found: dict[str, Any] = {
         "command": command(),
         "versions": versions(),
         "machine": platform.machine(),
-        "threads": default_threads(),
+        "threads": settings.default_threads(),
         "import_s": statistics.median(float(_python(IMPORTS)) for _ in range(min(FRESH, repeats))),
         "python_and_pillow_s": _fresh_seconds(EMPTY, min(FRESH, repeats)),
     }
