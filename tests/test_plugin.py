@@ -1179,3 +1179,21 @@ def test_errors_are_pickled(error: SdlError) -> None:
     assert type(found) is type(error)
     assert str(found) == str(error) == "text"
     assert vars(found) == vars(error)
+
+
+def test_registering_again_repairs_a_reloaded_pillow(python: Callable[..., str], plain_path: Path) -> None:
+    """A reload of PIL.Image forgets all formats and decoders, and `register` brings them back."""
+    program = """
+import importlib, sys
+import pillow_sdl
+from PIL import Image
+
+with Image.open(sys.argv[1]) as image:
+    image.load()
+importlib.reload(Image)
+pillow_sdl.register()
+with Image.open(sys.argv[1]) as image:
+    image.load()
+    print(image.format, image.size)
+"""
+    assert python(program, plain_path) == f"SDL {images.SIZE}"
