@@ -420,6 +420,7 @@ def _command(make: Any) -> folders.Command:
 @needs_posix
 def test_a_terminal_shows_one_bar_for_all_files(files: Path, damaged: bytes) -> None:
     """It shows how many files are done, the rate and the time that is left.  Errors are lines of their own."""
+    pytest.importorskip("tqdm", reason="tqdm is not installed")
     import termios
 
     (files / "a.sdl").write_bytes(damaged)
