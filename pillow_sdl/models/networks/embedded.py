@@ -22,7 +22,6 @@ Source: own design; blocks after He et al. 2016 (arXiv 1512.03385), sub-pixel co
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -58,19 +57,6 @@ class Layout:
 
     encoder: tuple[int, int, int] = (4, 3, 3)
     decoder: tuple[int, int, int, int] = (2, 1, 4, 5)
-
-    @classmethod
-    def of(cls, tensors: Mapping[str, Tensor | NDArray[np.generic]]) -> Layout:
-        """Return the layout of stored weights, from the names and widths of their tensors.  Used in training only."""
-        widths: dict[str, list[int]] = {"encoder": [], "decoder": []}
-        for name, tensor in tensors.items():
-            if found := re.fullmatch(r"(encoder|decoder)\.layers\.\d+\.conv1\.weight", name):
-                widths[found[1]].append(tensor.shape[0])
-        encoder, decoder = widths["encoder"], widths["decoder"]
-        return cls(
-            (encoder.count(64), encoder.count(128), encoder.count(192)),
-            (decoder.count(192), decoder.count(128), decoder.count(64), decoder.count(32)),
-        )
 
     # Each block has two 3x3 convolutions.  The encoder has one more before all blocks, and one after the blocks of each
     # size.  The decoder has one more before all blocks, and one after all blocks, at 1/2 of the size.
