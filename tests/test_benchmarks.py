@@ -416,7 +416,7 @@ def test_versions_and_code_are_recorded() -> None:
     """Results name the versions of packages, and a hash of the code and of the registry."""
     found = runs.versions()
     assert found["pillow"] == PIL.__version__
-    assert found["torch"] == torch.__version__
+    assert found["torch"].split("+")[0] == torch.__version__.split("+")[0]  # Some builds name themselves here only.
     assert len(found[runs.SOURCE]) == 64
     assert set(runs.PACKAGES) <= set(found)
 

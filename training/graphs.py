@@ -115,5 +115,6 @@ def with_external_data(model: Any, weights: Path) -> bytes:
     model.graph.initializer.extend(tensors)
     model.graph.node.extend(nodes)
     model.graph.doc_string = ""
+    model.producer_version = ""  # Builds of torch for other processors write the same graph.
     found: bytes = model.SerializeToString(deterministic=True)
     return found
