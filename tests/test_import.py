@@ -31,7 +31,7 @@ PACKAGE = Path(pillow_sdl.__file__).parent
 
 LAYERS: list[dict[str, set[str]]] = [
     {"errors": set(), "registry": set(), "settings": set(), "atomic": set(), "progress": set()},
-    {"format": {"zstandard", "numpy"}},
+    {"format": {"zstandard", "numpy", "PIL"}},
     {"latent": {"numpy", "safetensors", "threadpoolctl"}},
     {"models": {"numpy", "safetensors", "huggingface_hub", "tqdm", "torch", "transformers"}},
     {"models.networks": {"numpy", "safetensors", "torch", "diffusers", "onnxruntime"}},
@@ -39,6 +39,8 @@ LAYERS: list[dict[str, set[str]]] = [
     {
         "options": {"PIL", "numpy"},
         "fidelity_map": {"numpy"},
+        "detectors": {"numpy", "dlib", "rapidocr"},
+        "guard": {"PIL", "numpy"},
         "encode": {"numpy"},
         "decode": {"numpy"},
         "reading": {"PIL"},
@@ -46,7 +48,13 @@ LAYERS: list[dict[str, set[str]]] = [
     },
     {"SdlImagePlugin": {"PIL", "numpy"}},
     {"": {"PIL"}},
-    {"autoload": set(), "startup": set(), "report": {"PIL", "numpy"}, "_pyinstaller": {"PyInstaller"}},
+    {
+        "autoload": set(),
+        "desktop": set(),
+        "startup": set(),
+        "report": {"PIL", "numpy"},
+        "_pyinstaller": {"PyInstaller"},
+    },
     {"cli": {"PIL", "numpy", "threadpoolctl", "tqdm"}},
     {"__main__": set()},
 ]
@@ -59,7 +67,7 @@ lower ones.  `models.store` builds networks, so it is above them; the rest of `m
 STRANGERS = [("format", "models"), ("settings", "latent")]
 """Pairs of entries that import nothing from each other, in either direction, although their layers would allow it."""
 
-RUN_TIMES = {"torch", "diffusers", "onnxruntime", "transformers"}
+RUN_TIMES = {"torch", "diffusers", "onnxruntime", "transformers", "dlib", "rapidocr"}
 """Packages that take seconds to import.  Only modules of `models.networks` import them when they are imported."""
 
 PUBLIC = ["pillow_sdl", "pillow_sdl.SdlImagePlugin", "pillow_sdl.errors"]

@@ -1,4 +1,4 @@
-"""The program `sdl`: encode, decode, info, verify, models, autoload.
+"""The program `sdl`.
 
 `parser()` describes the whole command line; documentation can be generated from it.  Each command is a module with a
 function `add`, which adds its parser, and a function `run`, which returns the exit status.  All printing of the package
@@ -13,9 +13,9 @@ import sys
 
 from .. import __version__, settings
 from ..format import container
-from . import autoload, common, decode, encode, info, models, report, verify
+from . import autoload, common, decode, desktop, encode, info, models, report, thumbnail, verify
 
-COMMANDS = (encode, decode, info, verify, report, models, autoload)
+COMMANDS = (encode, decode, info, verify, report, thumbnail, models, autoload, desktop)
 
 EXIT_STATUS = {
     0: "every input was processed",

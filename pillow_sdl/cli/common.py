@@ -207,11 +207,12 @@ def flag(option: str) -> str:
 
 
 def checked(kind: Callable[..., object], option: str) -> Callable[[str], Any]:
-    """Return an argparse type that accepts what a class accepts for one keyword argument: a whole number or a text."""
+    """Return an argparse type that accepts what a class accepts for one keyword argument: a number or a text."""
 
     def parse(text: str) -> Any:
         try:
             value: Any = int(text) if re.fullmatch(r"-?\d+", text) else text
+            value = float(text) if re.fullmatch(r"-?\d*\.\d+", text) else value
             kind(**{option: value})
         except ValueError as exc:
             raise argparse.ArgumentTypeError(str(exc)) from None
@@ -568,9 +569,11 @@ def exists(output: str) -> RefusedError:
     return RefusedError("the file exists; -f replaces it", output)
 
 
-def write(output: str, data: bytes, *, tree: bool = False) -> None:
+def write(output: str, data: bytes, *, tree: bool = False, in_place: bool = False) -> None:
     """Write an output.   tree: whether its folder is made if it is missing.
 
+    in_place: write into the file that is there, for programs that have it open.  Otherwise it is replaced when the data
+    is complete.
     Raises RefusedError if that fails, and BrokenPipeError.
     """
     if output == STREAM:
@@ -579,7 +582,7 @@ def write(output: str, data: bytes, *, tree: bool = False) -> None:
             sys.stdout.buffer.flush()
     else:
         with _writing(output):
-            if is_device(output):
+            if in_place or is_device(output):
                 Path(output).write_bytes(data)
                 return
             if tree:

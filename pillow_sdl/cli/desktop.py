@@ -1,0 +1,73 @@
+"""`sdl desktop`: make file managers of a Linux desktop know .sdl files and show thumbnails of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import desktop
+from . import common
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def add(commands: Any) -> None:
+    """Add the command.   commands: what `add_subparsers` returned."""
+    text = "Make the file managers of a Linux desktop know .sdl files and show thumbnails of them."
+    # A subcommand is required, so this function is never called.
+    parts = common.add_command(commands, "desktop", run_install, text).add_subparsers(metavar="COMMAND", required=True)
+    for name, run, description in (
+        ("install", run_install, "Write the media type and the thumbnailer into the data folder of this user."),
+        ("uninstall", run_uninstall, "Delete what `sdl desktop install` has written."),
+    ):
+        command = common.add_command(parts, name, run, description)
+        command.add_argument(
+            "--prefix",
+            type=Path,
+            metavar="FOLDER",
+            help="take FOLDER/share in place of the user's data folder, such as /usr/local for all users",
+        )
+        common.add_quiet(command)
+
+
+def _folder(options: argparse.Namespace) -> Path:
+    prefix: Path | None = options.prefix
+    return desktop.data_folder() if prefix is None else prefix / "share"
+
+
+def _updated(folder: Path, options: argparse.Namespace) -> None:
+    """Let the desktop read the media types again, and say if that fails: it is done at the next login then."""
+    problem = desktop.update(folder)
+    if problem is not None:
+        common.say(options, f"the desktop may know of the change after the next login only: {problem}")
+
+
+def run_install(options: argparse.Namespace) -> int:
+    """Write the files.  Returns the exit status."""
+    folder = _folder(options)
+    try:
+        written = desktop.install(folder)
+    except OSError as exc:
+        raise common.RefusedError(common.reason(exc), str(folder)) from exc
+    for path in written:
+        common.say(options, f"installed: {path}")
+    _updated(folder, options)
+    return 0
+
+
+def run_uninstall(options: argparse.Namespace) -> int:
+    """Delete the files.  Returns the exit status."""
+    folder = _folder(options)
+    try:
+        removed = desktop.uninstall(folder)
+        if removed:
+            _updated(folder, options)
+        desktop.remove_empty_folders(folder)
+    except OSError as exc:
+        raise common.RefusedError(common.reason(exc), str(folder)) from exc
+    for path in removed:
+        common.say(options, f"deleted: {path}")
+    if not removed:
+        common.say(options, "there is nothing to delete")
+    return 0

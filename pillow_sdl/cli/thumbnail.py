@@ -1,0 +1,61 @@
+"""`sdl thumbnail`: make a small PNG of an .sdl file, as file managers ask for it."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import re
+from typing import Any, Final
+
+from ..SdlImagePlugin import SdlImageFile
+from . import common
+
+DEFAULT_SIZE: Final = 256
+MAX_SIZE: Final = 4096
+
+
+def add(commands: Any) -> None:
+    """Add the command.   commands: what `add_subparsers` returned."""
+    command = common.add_command(
+        commands,
+        "thumbnail",
+        run,
+        "Write a small PNG of an .sdl file.  The preview, which needs no network, is taken if it is large enough.  "
+        "An output that exists is replaced.",
+    )
+    command.add_argument(
+        "-s",
+        "--size",
+        type=_size,
+        default=DEFAULT_SIZE,
+        metavar="N",
+        help=f"pixels of the longer side, 1 to {MAX_SIZE}, default {DEFAULT_SIZE}; smaller pictures keep their size",
+    )
+    command.add_argument("input", metavar="INPUT", help="a file, or - for standard input")
+    command.add_argument("output", metavar="OUTPUT", help="a file, or - for standard output")
+    common.add_settings(command, "device", "threads", "max_pixels")
+
+
+def _size(text: str) -> int:
+    """Type of --size."""
+    if not re.fullmatch(r"\d{1,5}", text) or not 1 <= int(text) <= MAX_SIZE:
+        msg = f"the size must be 1 to {MAX_SIZE}, not {text}"
+        raise argparse.ArgumentTypeError(msg)
+    return int(text)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write the thumbnail.  Returns the exit status."""
+
+    def work(name: str) -> None:
+        target = io.BytesIO()
+        with common.open_image(name) as image:
+            if not isinstance(image, SdlImageFile):
+                msg = "not an SDL file"
+                raise common.RefusedError(msg)
+            image.thumbnail((options.size, options.size))
+            image.save(target, "PNG", icc_profile=image.info.get("icc_profile"))
+        # Thumbnailers make the output first and keep it open, so a new file in its place would not be seen.
+        common.write(options.output, target.getvalue(), in_place=True)
+
+    return common.for_each([options.input], work)
