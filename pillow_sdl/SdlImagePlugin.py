@@ -8,7 +8,10 @@
 
 A file stores one of the modes L, LA, RGB and RGBA.  Images of other modes are converted (`_prepare`):
 
-    1, I, F, I;16*          L     I and F are clipped to 0..255; of I;16 the high byte is taken
+    1                       L
+    I;16*                   L     0..65535 becomes 0..255, rounded
+    I                       L     0..255 stays; with a larger value it is taken as I;16; other values are refused
+    F                       L     0..255, rounded; other values are refused
     La                      LA
     P, PA                   RGB, or RGBA if there is transparency
     RGBa                    RGBA
@@ -37,7 +40,8 @@ if TYPE_CHECKING:
 
 __all__ = ["SdlDecoder", "SdlImageFile", "save"]
 
-_GREY_MODES: Final = frozenset({"1", "L", "I", "F", "I;16", "I;16L", "I;16B", "I;16N", "LA", "La"})
+_DEEP_MODES: Final = frozenset({"I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
+_GREY_MODES: Final = _DEEP_MODES | {"1", "L", "LA", "La"}
 _TRANSPARENT_MODES: Final = frozenset({"L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa"})
 _INFO_KEYS: Final = {container.Name.ICC: "icc_profile", container.Name.EXIF: "exif", container.Name.XMP: "xmp"}
 
@@ -206,15 +210,10 @@ def _prepare(image: Image.Image) -> tuple[container.Mode, NDArray[np.uint8], NDA
 
     grey = image.mode in _GREY_MODES
     transparent = image.has_transparency_data and image.mode in _TRANSPARENT_MODES
-    if image.mode == "F" and not np.isfinite(np.asarray(image)).all():
-        msg = "an image of mode F with values that are not finite cannot be saved as SDL"
-        raise ValueError(msg)
     if image.mode == "LAB":
         image = _lab_to_rgb(image)
-    elif image.mode.startswith("I;16"):
-        # Pillow converts I;16 by its high byte, but it does not convert the other byte orders.
-        values = np.asarray(image).astype(np.uint16) >> 8
-        image = Image.fromarray(values.astype(np.uint8))
+    elif image.mode in _DEEP_MODES:
+        image = Image.fromarray(_with_8_bits(np.asarray(image), image.mode))
     elif image.mode == "La":
         image = image.convert("LA")
     elif image.mode == "RGBX":
@@ -230,6 +229,30 @@ def _prepare(image: Image.Image) -> tuple[container.Mode, NDArray[np.uint8], NDA
     if alpha.getextrema()[0] == 0:
         image = _fill_transparent(image)
     return container.Mode.LA if grey else container.Mode.RGBA, np.asarray(image.convert("RGB")), np.asarray(alpha)
+
+
+def _with_8_bits(values: NDArray[np.generic], mode: str) -> NDArray[np.uint8]:
+    """Return the samples of a mode with more than 8 bits as uint8.  The module's table has the rules.
+
+    Raises ValueError for values that the rules do not cover.  Pillow's own conversions would clip them.
+    """
+    import numpy as np
+
+    wide = values.astype(np.float64 if mode == "F" else np.int64)
+    if mode == "F" and not np.isfinite(wide).all():
+        msg = "an image of mode F with values that are not finite cannot be saved as SDL"
+        raise ValueError(msg)
+    lowest, highest = (wide.min(), wide.max()) if wide.size else (0, 0)
+    largest = 255 if mode == "F" else 65535
+    if lowest < 0 or highest > largest:
+        msg = (
+            f"an image of mode {mode} with values from {lowest:g} to {highest:g} cannot be saved as SDL: they must be in "
+            f"0..{largest}"
+        )
+        raise ValueError(msg)
+    if mode == "I" and highest <= 255:
+        return wide.astype(np.uint8)
+    return np.rint(wide if mode == "F" else wide / 257).astype(np.uint8)
 
 
 def _fill_transparent(image: Image.Image) -> Image.Image:
