@@ -10,7 +10,7 @@ from typing import Any, Final
 from PIL import Image
 
 from ..SdlImagePlugin import SdlImageFile
-from . import common, folders
+from . import common, folders, origin
 
 DEFAULT_FORMAT: Final = ".png"
 
@@ -28,6 +28,12 @@ def add(commands: Any) -> None:
         default=DEFAULT_FORMAT,
         metavar="EXTENSION",
         help=f"format of the output if its name has no extension, default {DEFAULT_FORMAT[1:]}",
+    )
+    command.add_argument(
+        "--no-origin",
+        dest="origin",
+        action="store_false",
+        help="do not say in the output's XMP that a network has made a part of the picture",
     )
     common.add_output(command, "INPUT.EXTENSION")
     common.add_many(command, writes=True)
@@ -90,7 +96,16 @@ def _make(task: folders.Task, options: argparse.Namespace) -> folders.Made:
         _check_format(image, kind, place)
         with common.progress_bar(task.name, options):
             image.load()
-        data = _save(image, kind, place, **common.metadata_of(image), icc_profile=image.info.get("icc_profile"))
+        metadata = common.metadata_of(image)
+        xmp = metadata.pop("xmp", None)
+        if options.origin:
+            merged = origin.merge(xmp)
+            if merged is None:
+                common.warn(common.shown_input(task.name), "its XMP is damaged, so the origin is not stored")
+            xmp = merged or xmp
+        if xmp:
+            metadata |= origin.save_options(kind, xmp)
+        data = _save(image, kind, place, **metadata, icc_profile=image.info.get("icc_profile"))
         width, height = image.size
     return folders.Made(f"{width} x {height}, {len(data):,} bytes", data)
 
