@@ -24,6 +24,7 @@ MODULES: Final = {
     "stages": "stages:run",
     "folders": "folders:run",
     "autoload": "autoload:run",
+    "fidelity": "fidelity:run",
     "chart": "report:write_chart",
 }
 """Module and function of each command.  The function takes the command's options by name."""
@@ -115,6 +116,15 @@ def _parser() -> argparse.ArgumentParser:
     autoload = commands.add_parser("autoload", help="time that `sdl autoload enable` adds to a start of Python")
     autoload.add_argument("--starts", type=int, default=50, help="processes that a time is the median of")
     _add_output(autoload, RESULTS / "autoload.json")
+
+    fidelity = commands.add_parser("fidelity", help="what the fidelity map and the guard promise: bounds, text, faces")
+    fidelity.add_argument("--images", type=Path, required=True, help="folder of photos, for the map and its cost")
+    fidelity.add_argument("--faces", type=Path, required=True, help="folder of photos, for faces of at most 120 pixels")
+    fidelity.add_argument("--fonts", type=Path, required=True, help="folder of fonts: DejaVuSans.ttf and others")
+    fidelity.add_argument("--metrics", type=Path, required=True, help="folder of LPIPS and DISTS weights")
+    fidelity.add_argument("--most-faces", type=int, default=30, help="faces that are looked at (default %(default)s)")
+    fidelity.add_argument("--limit", type=int, help="only the first photos of --images")
+    _add_output(fidelity, RESULTS / "fidelity.json")
 
     chart = commands.add_parser("chart", help="draw a small chart of LPIPS over bits per pixel")
     chart.add_argument("results", type=Path)

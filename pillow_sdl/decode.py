@@ -13,6 +13,7 @@ from . import fidelity_map, progress, registry, settings
 from .errors import LimitError, ModelError
 from .format import alpha as alpha_plane
 from .format import container, metadata
+from .format import patches as guard_patches
 from .format.container import Container, Header, Mode, Name
 from .latent import preview as linear
 from .latent import quantizers, spaces
@@ -91,6 +92,9 @@ def verify(file: Container) -> None:
         if section.name in container.METADATA:
             metadata.unpack(section.data, section=section.label)
     read_fidelity(file)
+    patches = read_patches(file)
+    if patches is not None:
+        guard_patches.decode(patches)
 
 
 def read_fidelity(file: Container) -> fidelity_map.Fidelity | None:
@@ -99,19 +103,45 @@ def read_fidelity(file: Container) -> fidelity_map.Fidelity | None:
     return None if data is None else fidelity_map.read(data, file.header.width, file.header.height)
 
 
+def read_patches(file: Container) -> guard_patches.Patches | None:
+    """Return the guard patches of a file, None if it has none.  Needs no network.
+
+    Raises MalformedError, UnsupportedError, LimitError.
+    """
+    data = file.get(Name.GUARD)
+    return None if data is None else guard_patches.unpack(data, file.header.width, file.header.height)
+
+
 def decode(file: Container) -> Decoded:
     """Decode a file with its own network, or with another one of its latent space.
 
     The latent is denoised first if the settings say so (SPEC 8.7).
     Raises SdlError: MalformedError and its like for the file, ModelError, BackendError.
     """
+    found = of_network(file)
+    return found._replace(pixels=finish(file, found.pixels))
+
+
+def finish(file: Container, colour: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Add to the network's colours what else a file holds: guard patches and alpha.  Changes `colour`.
+
+    colour: uint8 (H, W, 3).   Returns uint8 (H, W, bands of the mode).
+    Raises MalformedError, UnsupportedError, LimitError, and BackendError if Pillow lacks WebP.
+    """
+    patches = read_patches(file)
+    if patches is not None:
+        guard_patches.blend(colour, patches.rects, guard_patches.decode(patches))
+    return _assemble(colour, _alpha(file), file.header.mode)
+
+
+def of_network(file: Container) -> Decoded:
+    """Decode the latent of a file alone: pixels are the network's colours, uint8 (H, W, 3).  See `decode`."""
     from .models import schedule, store
 
     header, options = file.header, settings.current()
     space = spaces.by_code(header.space)
     with progress.part(0, 0.1):
         found = quantized(file)
-    alpha = _alpha(file)
     model = store.choose(header.model, space.name)
     network = store.load(model)
     latent = found.dequantize()
@@ -124,9 +154,8 @@ def decode(file: Container) -> Decoded:
         colour = network.decode(latent, found.rate, progress.report)[: header.height, : header.width]
     own = header.model.hex()
     name = model.name if network.hash == own else f"{model.name} in place of {own}"
-    pixels = _assemble(colour, alpha, header.mode)
     is_own = network.hash == own and denoiser is None
-    return Decoded(pixels, name, None if denoiser is None else denoiser.name, is_own)
+    return Decoded(colour, name, None if denoiser is None else denoiser.name, is_own)
 
 
 def _alpha(file: Container) -> NDArray[np.uint8] | None:
@@ -181,6 +210,10 @@ def preview(file: Container, scale: int) -> NDArray[np.uint8]:
     width, height = preview_size(header, scale)
     tables = spaces.tables(spaces.by_code(header.space))
     colour = linear.preview(read_latent(file), tables, scale)[:height, :width]
+    patches = read_patches(file)
+    if patches is not None:
+        pixels, reduction = guard_patches.decode(patches), preview_reduction(header, scale)
+        guard_patches.blend_preview(colour, patches.rects, pixels, (header.width, header.height), reduction)
     alpha = _alpha(file)
     if alpha is not None:
         reduction = preview_reduction(header, scale)
@@ -196,13 +229,15 @@ def preview(file: Container, scale: int) -> NDArray[np.uint8]:
 def inspect(file: Container) -> dict[str, Any]:
     """Describe a file without decoding its payload.  The values are JSON types; `bytes` adds up to the file's size.
 
-    A name is None if this reader does not know the file's number.  `palette_size` and `dithered` are None for files
+    A name is None if this reader does not know the file's number.  `guarded` has the boxes of guard patches: left, top,
+    right, bottom in pixels.  `palette_size` and `dithered` are None for files
     without a palette.  `model` is None if no model on this machine has the file's hash.
     """
     header = file.header
     known = registry.load()
     space = next((space for space in known.spaces if space.code == header.space), None)
     entries = file.get(Name.PALETTE)
+    patches = read_patches(file)
     sizes = {"header": len(header.to_bytes())}
     sizes |= {section.label: len(section.to_bytes()) for section in file.sections}
     size = sum(sizes.values())
@@ -220,10 +255,17 @@ def inspect(file: Container) -> dict[str, Any]:
         "palette_size": entries[1] + 1 if entries and len(entries) > 1 else None,
         "dithered": bool(entries[0] & 1) if entries else None,
         "payload": _name_of(known.payloads, header.payload),
+        "guarded": [_box(rect, header) for rect in patches.rects] if patches else [],
         "size": size,
         "bits_per_pixel": round(8 * size / (header.width * header.height), 6),
         "bytes": sizes,
     }
+
+
+def _box(rect: guard_patches.Rect, header: Header) -> list[int]:
+    """Return the left, top, right and bottom edge of a guard patch, in pixels."""
+    rows, columns = rect.pixels
+    return [columns.start, rows.start, min(columns.stop, header.width), min(rows.stop, header.height)]
 
 
 def _name_of(numbers: dict[str, int], code: int) -> str | None:

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from . import decode, fidelity_map, progress, registry, settings
+from . import decode, fidelity_map, guard, progress, registry, settings
 from . import options as opt
 from .errors import BackendError
 from .format import alpha as alpha_plane
 from .format import container, metadata
+from .format import patches as guard_patches
 from .format.container import Container, Header, Mode, Name, Section
 from .latent import optimize, spaces
 from .latent.quantizers import QUANTIZERS
@@ -27,8 +28,14 @@ if TYPE_CHECKING:
     from .latent.base import Refine
     from .models.base import Autoencoder, DifferentiableAutoencoder
 
-FIDELITY_TRIES: Final = 3
-"""How often a file with a fidelity map is made smaller until it fits into `target_bytes`."""
+TRIES: Final = 3
+"""How often a file with patches or a fidelity map is made smaller until it fits into `target_bytes`."""
+
+MAP_ROOM: Final = 256
+"""Bytes that are kept for a fidelity map when patches are chosen."""
+
+SECTION_FRAME: Final = 8
+"""Bytes of a section besides its data, at most, for data of less than 2 MiB."""
 
 FILL: Final = 0.97
 """Smallest share of `target_bytes` that a file takes, if its picture can take as much."""
@@ -78,7 +85,7 @@ def encode(
         network, refine = gradients, partial(_refined, gradients, pixels, options.refinements)
     else:
         network = store.load(model)
-    share = 1 / (1 + _duration(options) + 2 * options.with_fidelity)
+    share = 1 / (1 + _duration(options) + 2 * options.with_decode)
     with progress.part(0, share):
         latent = network.encode(pixels, progress.report)
     model_hash = bytes.fromhex(network.hash)
@@ -87,45 +94,82 @@ def encode(
         return encode_latent(latent, width, height, model_hash, alpha, mode=mode, options=options, refine=refine)
 
     with progress.part(share, 1):
-        return _with_fidelity(file, pixels, mode, options) if options.with_fidelity else file(options)
+        return _with_decode(file, pixels, mode, options) if options.with_decode else file(options)
 
 
-def _with_fidelity(
+def _with_decode(
     file: Callable[[EncodeOptions], bytes], pixels: NDArray[np.uint8], mode: Mode, options: EncodeOptions
 ) -> bytes:
-    """Return the file of a picture with a fidelity map (SPEC 9.3).
+    """Return the file of a picture with what is made of its own decode: guard patches and the fidelity map.
 
-    file: makes the file without a map.  With `target_bytes` the map takes its share of them, and it is left out if
-    there is no room for it.
+    file: makes the file without them.  With `target_bytes` they take their share of them.  They are left out if there
+    is no room for them.
     """
-    bands = slice(0, 1) if mode in (Mode.L, Mode.LA) else slice(0, 3)
+    target = None if options.target_bytes is None else int(options.target_bytes)
+    cells = guard.cells_for(options.guard, pixels) if options.with_guard else None
 
-    def mapped(options: EncodeOptions) -> tuple[bytes, int]:
-        """Return the file with its map, and the bytes of the map's section."""
+    def finished(options: EncodeOptions, limit: int | None) -> tuple[bytes, int]:
+        """Return the file with its additions, and the bytes that they take.   limit: bytes for patches."""
         share = 1 / (1 + 2 / _duration(options))
         with progress.part(0, share):
             data = file(options)
         found = container.read(io.BytesIO(data))
         with settings.using(denoise="off", max_pixels=None), progress.part(share, 1):
-            decoded = decode.decode(found).pixels
-        section = Section(Name.FIDELITY, fidelity_map.measure(pixels[:, :, bands], decoded[:, :, bands]))
+            colour = decode.of_network(found).pixels
+        added = _additions(found, colour, pixels, cells, options, limit or _share_of(len(data), options.guard_share))
         places = [index for index, known in enumerate(found.sections) if container.is_critical(known.name)]
-        sections = (*found.sections[: places[0]], section, *found.sections[places[0] :])
-        return Container(found.header, sections).to_bytes(), len(section.to_bytes())
+        sections = (*found.sections[: places[0]], *added, *found.sections[places[0] :])
+        return Container(found.header, sections).to_bytes(), sum(len(section.to_bytes()) for section in added)
 
-    if options.target_bytes is None:
-        return mapped(options)[0]
-    target = int(options.target_bytes)
-    room = 0
-    for _ in range(FIDELITY_TRIES):
+    if target is None:
+        return finished(options, None)[0]
+    limit, room = int(options.guard_share * target), 0
+    if options.with_guard:
+        # Patches must leave room for the smallest latent.
+        with progress.part(0, 0):
+            least = len(file(options.smallest))
+        limit = min(limit, target - least - MAP_ROOM)
+    for _ in range(TRIES):
         try:
-            data, size = mapped(replace(options, target_bytes=target - room))
-        except ValueError:  # The picture does not fit beside its map.
+            data, size = finished(replace(options, target_bytes=target - room), limit)
+        except ValueError:  # The picture does not fit beside its additions.
             break
         if len(data) <= target:
             return data
         room = max(size, room + len(data) - target)
     return file(options)
+
+
+def _share_of(size: int, share: float) -> int:
+    """Return how many bytes a section takes that has a share of a file whose other bytes are `size`."""
+    return int(size * share / (1 - share))
+
+
+def _additions(
+    file: Container,
+    colour: NDArray[np.uint8],
+    pixels: NDArray[np.uint8],
+    cells: NDArray[np.bool_] | None,
+    options: EncodeOptions,
+    limit: int,
+) -> list[Section]:
+    """Return the sections that are made of a file's own decode.
+
+    colour: what the network makes of the file, uint8 (H, W, 3).   pixels: the original, of the same shape.
+    cells: see `guard.choose`.   limit: bytes that patches may take.
+    """
+    header = file.header
+    found = []
+    if options.with_guard:
+        patches = guard.choose(pixels, colour, limit - SECTION_FRAME, cells)
+        if patches is not None:
+            found.append(Section(Name.GUARD, guard_patches.pack(patches, header.width, header.height)))
+    if options.with_fidelity:
+        # The map is about the picture with its patches.
+        shown = decode.finish(Container(header._replace(mode=header.mode.opaque), tuple(found)), colour)
+        measured = fidelity_map.measure(pixels[:, :, : shown.shape[2]], shown)
+        found.insert(0, Section(Name.FIDELITY, measured))
+    return found
 
 
 def encode_latent(

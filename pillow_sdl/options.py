@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any, Final, SupportsIndex
 
 import numpy as np
@@ -25,6 +26,17 @@ DEFAULT_EFFORT: Final = 5
 MAX_EFFORT: Final = 9
 FIDELITY_EFFORT: Final = 3
 """Effort from which on files carry a fidelity map."""
+
+GUARD_EFFORT: Final = 3
+"""Effort from which on the guard is on by default."""
+
+AUTO_GUARD: Final = "auto"
+NO_GUARD: Final = "off"
+LEAST_SHARE: Final = 0.01
+MOST_SHARE: Final = 0.95
+DETECTED: Final = ("text", "faces")
+"""Values of the option `guard`, besides boxes and masks; those of `DETECTED` may be joined by a comma.  The numbers are
+the bounds of the option `guard_share`."""
 
 REFINEMENTS: Final = (0, 0, 0, 0, 0, 0, 1, 2, 3, 6)
 """Passes through the decoder's gradient, by effort."""
@@ -52,6 +64,11 @@ class EncodeOptions:
     tune: "look", or "psnr" for fewer bytes at equal PSNR and a slightly smoother picture.
     fidelity: whether the file carries a map of how far its picture is from the original, which needs a decode.  None:
     from effort 3 on.
+    guard: which parts of the picture are stored as real pixels besides, which needs a decode.  "auto": where the
+    network does most harm.  "off": none.  "text", "faces" or "text,faces": what detectors find, from the extra
+    `pillow-sdl[guard]`.  A list of boxes (left, top, right, bottom) in pixels.  A mask: an image of the picture's size
+    that is not 0 there.  None: "auto" from effort 3 on, otherwise "off".
+    guard_share: largest part of the file's bytes that these pixels may take, 0.01 to 0.95.
     icc_profile, exif, xmp: bytes to store; empty for none; at most 16 MiB each.
     Raises ValueError, which says what is allowed.
     """
@@ -66,6 +83,8 @@ class EncodeOptions:
     effort: int = DEFAULT_EFFORT
     tune: str = "look"
     fidelity: bool | None = None
+    guard: Any = None
+    guard_share: float = 0.25
     icc_profile: bytes = b""
     exif: bytes = b""
     xmp: bytes = b""
@@ -87,6 +106,8 @@ class EncodeOptions:
         _check_flag("dither", self.dither)
         if self.fidelity is not None:
             _check_flag("fidelity", self.fidelity)
+        _check_guard(self.guard)
+        _check_share("guard_share", self.guard_share)
         self._check_quantizer()
         for option in METADATA:
             value = getattr(self, option)
@@ -124,6 +145,13 @@ class EncodeOptions:
         return round(int(DEFAULT_QUALITY if self.quality is None else self.quality) * (spaces.RATES - 1) / 100)
 
     @property
+    def smallest(self) -> EncodeOptions:
+        """The options that give the smallest file."""
+        if self.quantizer == "palette":
+            return replace(self, target_bytes=None, palette_size=1)
+        return replace(self, target_bytes=None, quality=0)
+
+    @property
     def refinements(self) -> int:
         """Passes through the decoder's gradient."""
         return REFINEMENTS[self.effort]
@@ -132,6 +160,18 @@ class EncodeOptions:
     def with_fidelity(self) -> bool:
         """Whether the file carries a fidelity map."""
         return self.effort >= FIDELITY_EFFORT if self.fidelity is None else bool(self.fidelity)
+
+    @property
+    def with_guard(self) -> bool:
+        """Whether parts of the picture are stored as real pixels."""
+        if self.guard is None:
+            return self.effort >= GUARD_EFFORT
+        return not isinstance(self.guard, str) or self.guard != NO_GUARD
+
+    @property
+    def with_decode(self) -> bool:
+        """Whether a file holds something that is made of its own decode."""
+        return self.with_fidelity or self.with_guard
 
     @property
     def choices(self) -> Choices:
@@ -146,7 +186,7 @@ METADATA: Final = {"icc_profile": container.Name.ICC, "exif": container.Name.EXI
 """Options that are stored in a section of their own."""
 
 SAVE_OPTIONS: Final = (
-    *("quality", "target_bytes", "effort", "payload", "tune", "fidelity"),
+    *("quality", "target_bytes", "effort", "payload", "tune", "fidelity", "guard", "guard_share"),
     *("model", "quantizer", "palette_size", "dither"),
 )
 """Options of `Image.save`, and of `sdl encode`, besides the metadata."""
@@ -164,6 +204,36 @@ def _check_choice(option: str, value: object, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         msg = f"{option} must be one of {', '.join(allowed)}, not {value!r}"
         raise ValueError(msg)
+
+
+def _check_share(option: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, Real) or not LEAST_SHARE <= float(value) <= MOST_SHARE:
+        msg = f"{option} must be a number from {LEAST_SHARE} to {MOST_SHARE}, not {value!r}"
+        raise ValueError(msg)
+
+
+def _check_guard(value: Any) -> None:
+    """Raise ValueError for a value that is no choice of the option `guard`.  The size of a mask is not looked at."""
+    if value is None or isinstance(value, Image.Image):
+        return
+    if isinstance(value, str):
+        names = value.split(",")
+        if value in {AUTO_GUARD, NO_GUARD} or (set(names) <= set(DETECTED) and len(set(names)) == len(names)):
+            return
+    elif isinstance(value, Sequence) and value and all(_is_box(box) for box in value):
+        return
+    msg = (
+        f'guard must be "{AUTO_GUARD}", "{NO_GUARD}", "text", "faces", "text,faces", a list of boxes '
+        f"(left, top, right, bottom) in whole pixels, or a mask, not {value!r}"
+    )
+    raise ValueError(msg)
+
+
+def _is_box(box: Any) -> bool:
+    if not isinstance(box, Sequence) or len(box) != 4 or not all(isinstance(side, SupportsIndex) for side in box):
+        return False
+    left, top, right, bottom = (side.__index__() for side in box)
+    return bool(left < right and top < bottom)
 
 
 def _check_flag(option: str, value: Any) -> None:

@@ -391,6 +391,7 @@ def success(
     alpha: bytes | None = None,
     metadata: dict[str, bytes] | None = None,
     fidelity: Grids | None = None,
+    patches: dict[str, Any] | None = None,
     rule: str | None = None,
 ) -> Vector:
     """Return a vector that is read, with what a reader finds in it."""
@@ -406,8 +407,35 @@ def success(
         "alpha_sha256": None if alpha is None else sha256(alpha),
         "metadata": {name: sha256(content) for name, content in (metadata or {}).items()},
         "fidelity": fidelity and list(fidelity),
+        "patches": patches,
     }
     return Vector(data, side)
+
+
+LOSSY = bytes.fromhex(
+    "1004009d012a1000100002c04c25b00274730178036c03f402efffd003fc06f35feb77c007fcc08a8000feeb96dff45bfbd35fffa6a49688c3"
+    "dc0c9ba7d733f4e1b8b114a98e55786e2b6863cd8574bbfe3210d89f42ff4dff1fabf5ff9624a3a88d301d5ca2c3600000"
+)
+LOSSLESS = bytes.fromhex("2f1fc0030020d2b63156ffce4e777a0ae45320f77f029490f3a0a202")
+"""Data of the WebP chunks `VP8 `, 16 x 16 pixels, and `VP8L`, 32 x 16 pixels: a square on a ground, by libwebp."""
+
+Rects = list[tuple[int, int, int, int]]
+
+
+def guard(rects: Rects, columns: int, data: bytes, *, method: int, size: int = 1, count: int | None = None) -> bytes:
+    """Return a section with guard patches (SPEC 9.4).
+
+    rects: left, top, width and height in cells.   size: bytes of each number.   count: as it stands, if it is not right.
+    """
+    head = struct.pack("<BHH", method, len(rects) if count is None else count, columns)
+    fields = b"".join(number.to_bytes(size, "little") for rect in rects for number in rect)
+    return section("g", head + fields + data)
+
+
+def patches_of(rects: Rects, columns: int, rows: int, data: bytes, *, method: int) -> dict[str, Any]:
+    """Return what a reader finds in guard patches."""
+    shown = [list(rect) for rect in rects]
+    return {"method": method, "atlas": [columns, rows], "rects": shown, "data_sha256": sha256(data)}
 
 
 def refused(data: bytes, rule: str, kind: str = "malformed") -> Vector:
@@ -430,6 +458,7 @@ def partly_read(*sections: bytes, rule: str = "H-07", kind: str = "unsupported",
         "alpha_sha256": sha256(b"\x40\x41"),
         "metadata": {"i": sha256(b"profile")},
         "fidelity": None,
+        "patches": None,
     }
     return Vector(file(*whole, width=2, mode="RGBA", **fields), side)
 
@@ -992,7 +1021,7 @@ def ok_ignorable_section_empty() -> Vector:
 @vector
 def ok_sections_64() -> Vector:
     """The largest number of sections."""
-    names = [name for name in range(256) if name & 0x20 and chr(name) not in "iexf"][:63]
+    names = [name for name in range(256) if name & 0x20 and chr(name) not in "iexfg"][:63]
     return success(file(*(section(name, b"") for name in names), latent()), rule="S-01")
 
 
@@ -1984,6 +2013,108 @@ def bad_fidelity_invented_negative() -> Vector:
     return refused(file(fidelity_map(([3], [-1]), 1, head=b"\x03\x35\x00\x14"), latent()), "E-03")
 
 
+# Guard patches
+
+
+@vector
+def ok_guard_lossy() -> Vector:
+    """A guard patch of one cell, coded with loss, in the corner of a picture of 3 x 2 cells."""
+    rects = [(2, 1, 1, 1)]
+    found = patches_of(rects, 1, 1, LOSSY, method=0)
+    data = file(guard(rects, 1, LOSSY, method=0), latent(zero_planes(6 * 4)), width=41, height=30)
+    return success(data, zero_planes(6 * 4), size=(41, 30), patches=found, rule="G-01")
+
+
+@vector
+def ok_guard_lossless() -> Vector:
+    """Two guard patches beside each other, coded without loss: the atlas has them in one line."""
+    rects = [(1, 0, 1, 1), (0, 0, 1, 1)]
+    found = patches_of(rects, 2, 1, LOSSLESS, method=1)
+    data = file(guard(rects, 2, LOSSLESS, method=1), latent(zero_planes(6 * 4)), width=48, height=32)
+    return success(data, zero_planes(6 * 4), size=(48, 32), patches=found, rule="G-02")
+
+
+@vector
+def ok_guard_wide_picture() -> Vector:
+    """A picture of 256 cells in a row: the numbers of a guard patch have two bytes."""
+    rects = [(254, 0, 2, 1)]
+    found = patches_of(rects, 2, 1, LOSSLESS, method=1)
+    planes = zero_planes(511)
+    data = file(guard(rects, 2, LOSSLESS, method=1, size=2), latent(planes), width=4081)
+    return success(data, planes, size=(4081, 1), patches=found, rule="G-03")
+
+
+@vector
+def bad_guard_short() -> Vector:
+    """Guard patches that end within the width of the atlas."""
+    return refused(file(section("g", b"\0\x01\0\x01"), latent()), "G-01")
+
+
+@vector
+def new_guard_method() -> Vector:
+    """Guard patches of an unknown method."""
+    return refused(file(guard([(0, 0, 1, 1)], 1, LOSSY, method=2), latent()), "G-01", "unsupported")
+
+
+@vector
+def bad_guard_none() -> Vector:
+    """A section without a guard patch."""
+    return refused(file(guard([], 1, LOSSY, method=0), latent()), "G-01")
+
+
+@vector
+def bad_guard_no_data() -> Vector:
+    """A guard patch without WebP data."""
+    return refused(file(guard([(0, 0, 1, 1)], 1, b"", method=0), latent()), "G-01")
+
+
+@vector
+def bad_guard_empty_patch() -> Vector:
+    """A guard patch without a cell."""
+    return refused(file(guard([(0, 0, 1, 0)], 1, LOSSY, method=0), latent()), "G-02")
+
+
+@vector
+def bad_guard_beyond() -> Vector:
+    """A guard patch that reaches beyond the picture."""
+    return refused(file(guard([(0, 0, 2, 1)], 2, LOSSLESS, method=1), latent()), "G-02")
+
+
+@vector
+def bad_guard_overlap() -> Vector:
+    """Two guard patches that share a cell."""
+    rects = [(0, 0, 1, 1), (0, 0, 1, 1)]
+    data = file(guard(rects, 2, LOSSLESS, method=1), latent(zero_planes(6 * 4)), width=48, height=32)
+    return refused(data, "G-02")
+
+
+@vector
+def bad_guard_narrow_atlas() -> Vector:
+    """A guard patch that is wider than the atlas."""
+    data = file(guard([(0, 0, 2, 1)], 1, LOSSY, method=0), latent(zero_planes(4 * 2)), width=32, height=16)
+    return refused(data, "G-03")
+
+
+@vector
+def limit_guard_atlas() -> Vector:
+    """An atlas with more cells than the picture."""
+    return refused(file(guard([(0, 0, 1, 1)], 2, LOSSLESS, method=1), latent()), "L-07", "limit")
+
+
+@vector
+def bad_guard_webp_size() -> Vector:
+    """An atlas whose WebP picture is wider than it should be."""
+    data = file(guard([(0, 0, 1, 1)], 1, LOSSLESS, method=1), latent(zero_planes(4 * 2)), width=32, height=16)
+    return refused(data, "G-04")
+
+
+@vector
+def bad_guard_webp_kind() -> Vector:
+    """An atlas whose data are those of the other method."""
+    data = file(guard([(0, 0, 1, 1)], 1, LOSSY, method=1), latent(zero_planes(4 * 2)), width=32, height=16)
+    return refused(data, "G-04")
+
+
 # Files above a limit
 
 
@@ -2072,6 +2203,8 @@ INTRODUCTION = """# Test vectors
 - `alpha_sha256`: SHA-256 of the alpha plane in rows, or null.
 - `metadata`: SHA-256 of each metadata section's content, by the section's name.
 - `fidelity`: levels of the fidelity map's cells in rows, errors and invented structure, or null.
+- `patches`: the guard patches, or null: `method`; `atlas`, its width and height in cells; `rects`, left, top, width and
+  height of each patch in cells; `data_sha256`, of the WebP chunk's data.
 
 Files that are refused have the keys from `size` on only if a reader of level A can read them; they never have
 `symbols_sha256`. A file that breaks no other rule is refused for its `rule`.

@@ -45,7 +45,7 @@ EMBEDDED = 16
 
 MODES = ("L", "LA", "RGB", "RGBA")
 METADATA = b"iex"
-KNOWN = b"iexfAPL"
+KNOWN = b"iexfgAPL"
 
 KNOWN_PALETTE_FLAGS = 0x01
 
@@ -77,12 +77,27 @@ class Header(NamedTuple):
     sections: int
 
 
+class Patches(NamedTuple):
+    """Guard patches (SPEC 9.4).
+
+    rects: left, top, width, height of each patch, in cells.   columns, rows: size of the atlas, in cells.
+    data: of the WebP chunk.
+    """
+
+    method: int
+    columns: int
+    rows: int
+    rects: list[tuple[int, ...]]
+    data: bytes
+
+
 class Container(NamedTuple):
     """What a reader of level A finds.
 
     sections: name and data of each section, in the order of the file.   metadata: content by section name.
     alpha: width x height bytes in rows, or None.
     fidelity: levels of all cells in rows, errors and invented structure, or None.
+    patches: the guard patches, or None.
     """
 
     header: Header
@@ -90,6 +105,7 @@ class Container(NamedTuple):
     metadata: dict[str, bytes]
     alpha: bytes | None
     fidelity: tuple[list[int], list[int]] | None
+    patches: Patches | None
 
 
 class Place:
@@ -252,7 +268,9 @@ def read_container(data: bytes, *, strict: bool = False) -> Container:
     plane = None if alpha is None else unpack_alpha(alpha, header.width, header.height)
     fidelity = dict(sections).get(ord("f"))
     levels = None if fidelity is None else unpack_fidelity(fidelity, header.width, header.height)
-    return Container(header, sections, metadata, plane, levels)
+    guard = dict(sections).get(ord("g"))
+    patches = None if guard is None else unpack_patches(guard, header.width, header.height)
+    return Container(header, sections, metadata, plane, levels, patches)
 
 
 def geometry(header: Header) -> tuple[int, int, int]:
@@ -637,6 +655,51 @@ def unpack_fidelity(data: bytes, width: int, height: int) -> tuple[list[int], li
     return error, invented
 
 
+def unpack_patches(data: bytes, width: int, height: int) -> Patches:
+    """Return the guard patches of a section (SPEC 9.4).  Of the WebP data, only the size is looked at."""
+    if len(data) < 5:
+        raise RefusedError(MALFORMED, "G-01", f"guard patches of {len(data)} bytes")
+    method, count, columns = struct.unpack("<BHH", data[:5])
+    if method > 1:
+        raise RefusedError(UNSUPPORTED, "G-01", f"method {method} is unknown")
+    wide, high = -(-width // 16), -(-height // 16)
+    size = 1 if max(wide, high) <= 255 else 2
+    end = 5 + 4 * size * count
+    if count == 0 or len(data) <= end:
+        raise RefusedError(MALFORMED, "G-01", f"{count} patches in {len(data)} bytes")
+    fields = struct.unpack(f"<{4 * count}{' BH'[size]}", data[5:end])
+    rects = [fields[at : at + 4] for at in range(0, 4 * count, 4)]
+    covered: set[tuple[int, int]] = set()
+    for left, top, across, down in rects:
+        cells = {(x, y) for x in range(left, left + across) for y in range(top, top + down)}
+        if not cells or left + across > wide or top + down > high or cells & covered:
+            raise RefusedError(MALFORMED, "G-02", f"patch {left, top, across, down} of {wide} x {high} cells")
+        covered |= cells
+    filled = line = rows = 0
+    for _, _, across, down in rects:
+        if across > columns:
+            raise RefusedError(MALFORMED, "G-03", f"a patch of {across} cells in an atlas of {columns}")
+        if filled + across > columns:
+            filled, line = 0, rows
+        filled, rows = filled + across, max(rows, line + down)
+    if max(columns, rows) > 1023 or columns * rows > wide * high:
+        raise RefusedError(LIMIT, "L-07", f"an atlas of {columns} x {rows} cells")
+    if webp_size(method, data[end:]) != (16 * columns, 16 * rows):
+        raise RefusedError(MALFORMED, "G-04", "the atlas is no WebP picture of its size")
+    return Patches(method, columns, rows, rects, data[end:])
+
+
+def webp_size(method: int, data: bytes) -> tuple[int, int] | None:
+    """Return (width, height) of a WebP chunk: RFC 6386, 9.1, or RFC 9649, 3.4.  None if it does not begin like one."""
+    if method == 0 and len(data) >= 10 and data[3:6] == b"\x9d\x01\x2a":
+        width, height = struct.unpack("<HH", data[6:10])
+        return width & 0x3FFF, height & 0x3FFF
+    if method == 1 and len(data) >= 5 and data[0] == 0x2F:
+        bits = int.from_bytes(data[1:5], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    return None
+
+
 def empty_latent(space: int, rate: int, height: int, width: int) -> Latent:
     """Return a picture without decoded symbols, with the context model of the latent space of that number."""
     entry = SPACES[space]
@@ -718,9 +781,20 @@ def symbols_hash(symbols: list[list[int]]) -> str:
     return hashlib.sha256(b"".join(struct.pack(f"<{len(plane)}h", *plane) for plane in symbols)).hexdigest()
 
 
+def describe_patches(patches: Patches) -> dict[str, Any]:
+    """Return guard patches as JSON types."""
+    rects = [list(rect) for rect in patches.rects]
+    return {
+        "method": patches.method,
+        "atlas": [patches.columns, patches.rows],
+        "rects": rects,
+        "data_sha256": hashlib.sha256(patches.data).hexdigest(),
+    }
+
+
 def report(container: Container) -> dict[str, Any]:
     """Return what a reader of level A finds, as JSON types."""
-    header, sections, metadata, alpha, fidelity = container
+    header, sections, metadata, alpha, fidelity, patches = container
     return {
         **header._asdict(),
         "mode": MODES[header.mode],
@@ -729,6 +803,7 @@ def report(container: Container) -> dict[str, Any]:
         "metadata": {name: hashlib.sha256(data).hexdigest() for name, data in metadata.items()},
         "alpha_sha256": None if alpha is None else hashlib.sha256(alpha).hexdigest(),
         "fidelity": None if fidelity is None else list(fidelity),
+        "patches": None if patches is None else describe_patches(patches),
     }
 
 

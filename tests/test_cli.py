@@ -96,6 +96,8 @@ OPTION_EXAMPLES: dict[str, tuple[list[str], object]] = {
     "payload": (["--payload", "zstd"], "zstd"),
     "tune": (["--tune", "psnr"], "psnr"),
     "fidelity": (["--no-fidelity"], False),
+    "guard": (["--guard", "text,faces"], "text,faces"),
+    "guard_share": (["--guard-share", "0.5"], 0.5),
     "model": (["--model", "taesd"], "taesd"),
     "quantizer": (["--quantizer", "palette", "--model", "taesd"], "palette"),
     "palette_size": (["--palette-size", "9", "--quantizer", "palette", "--model", "taesd"], 9),
@@ -387,7 +389,7 @@ def still(mode: str, kind: str) -> Callable[[], bytes]:
     return make
 
 
-FRAMES, DEPTH, CLIPPED = "only the first of 3 frames", "more than 8 bits", "clipped to 0..255"
+FRAMES, DEPTH, WIDE = "only the first of 3 frames", "more than 8 bits", "are stored with 8 bits"
 
 
 @pytest.mark.parametrize(
@@ -400,8 +402,8 @@ FRAMES, DEPTH, CLIPPED = "only the first of 3 frames", "more than 8 bits", "clip
         pytest.param(still("I;16", "PNG"), DEPTH, id="PNG, 16 bits, grey"),
         pytest.param(png_of_16_bits, DEPTH, id="PNG, 16 bits, colour"),
         pytest.param(still("I;16", "TIFF"), DEPTH, id="TIFF, 16 bits, grey"),
-        pytest.param(still("I", "TIFF"), CLIPPED, id="TIFF, 32 bits"),
-        pytest.param(still("F", "TIFF"), CLIPPED, id="TIFF, float"),
+        pytest.param(still("I", "TIFF"), WIDE, id="TIFF, 32 bits"),
+        pytest.param(still("F", "TIFF"), WIDE, id="TIFF, float"),
         pytest.param(bmp_of_16_bits, None, id="BMP, 16 bits a pixel"),
         pytest.param(still("RGB", "GIF"), None, id="GIF, one frame"),
         pytest.param(still("L", "PNG"), None, id="PNG, grey"),

@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pillow_sdl import decode, errors, registry
-from pillow_sdl.format import alpha, container, metadata, zstd
+from pillow_sdl.format import alpha, container, metadata, patches, zstd
 from pillow_sdl.format.container import Container, Header, Mode, Name, Section
 from pillow_sdl.latent import cells, context, entropy, palette, quantizers, rans, scalar, spaces
 from pillow_sdl.models import hashes
@@ -98,7 +98,7 @@ SIDES = {name: _side(name) for name in NAMES}
 READ = [name for name in NAMES if SIDES[name]["expect"] == SIDES[name]["verify"] == "success"]
 """Vectors that both a reader and a verifier accept."""
 
-CONTAINER_FACTS = ("size", "mode", "rate", "alpha_sha256", "metadata", "fidelity")
+CONTAINER_FACTS = ("size", "mode", "rate", "alpha_sha256", "metadata", "fidelity", "patches")
 
 
 class Outcome(NamedTuple):
@@ -146,6 +146,19 @@ def _library_facts(data: bytes) -> dict[str, Any]:
             if section.name in container.METADATA
         },
         "fidelity": None if levels is None else [grid.ravel().tolist() for grid in levels[1:]],
+        "patches": _library_patches(file),
+    }
+
+
+def _library_patches(file: container.Container) -> dict[str, Any] | None:
+    found = decode.read_patches(file)
+    if found is None:
+        return None
+    return {
+        "method": found.method,
+        "atlas": [found.columns, patches.layout(found.rects, found.columns)[1]],
+        "rects": [list(rect) for rect in found.rects],
+        "data_sha256": _sha256(found.data),
     }
 
 
@@ -628,7 +641,7 @@ def test_registry_has_the_model_hash(model: registry.Model) -> None:
 
 # Random files
 
-UNKNOWN_IGNORABLE = [bytes([name]) for name in range(256) if name & 0x20 and bytes([name]) not in container.METADATA]
+UNKNOWN_IGNORABLE = [bytes([name]) for name in range(256) if name & 0x20 and bytes([name]) not in container.KNOWN]
 
 
 def _symbols(seed: int, shape: tuple[int, int, int], widths: list[int]) -> NDArray[np.int16]:
@@ -761,7 +774,9 @@ def test_readers_agree_on_a_changed_section(data: st.DataObject, name: str, chan
     file = container.read(io.BytesIO(_vector(name)))
     chosen = data.draw(st.sampled_from([index for index, section in enumerate(file.sections) if section.data]))
     changed = bytearray(file.sections[chosen].data)
-    changed[data.draw(st.integers(0, len(changed) - 1))] ^= change
+    # The second reader does not decode WebP.
+    end = 9 if file.sections[chosen].name == Name.GUARD else len(changed)
+    changed[data.draw(st.integers(0, end - 1))] ^= change
     sections = list(file.sections)
     sections[chosen] = Section(sections[chosen].name, bytes(changed))
     altered = Container(file.header, tuple(sections)).to_bytes()

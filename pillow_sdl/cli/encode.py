@@ -45,6 +45,9 @@ HELP: Final = {
     + (
         f"store it from effort {opt.FIDELITY_EFFORT} on" if opt.FIDELITY_EFFORT <= opt.MAX_EFFORT else "do not store it"
     ),
+    "guard": "parts to store as real pixels besides: auto (default from effort "
+    f"{opt.GUARD_EFFORT} on), off, text, faces, text,faces, boxes LEFT,TOP,RIGHT,BOTTOM;..., or the file of a mask",
+    "guard_share": f"largest part of the file that these pixels take, default {DEFAULTS['guard_share']}",
     "model": f"a model that `sdl models` lists, default {DEFAULTS['model']}",
     "quantizer": f"how the latent is quantized, default {DEFAULTS['quantizer']}; palette works with models that have 4 "
     "latent channels",
@@ -62,6 +65,9 @@ PALETTE_OPTIONS: Final = ("palette_size", "dither")
 
 NO_PICTURES: Final = frozenset({"SDL", "BUFR", "GRIB", "HDF5", "MPEG"})
 """Formats that are not taken from folders: this package's own, and those of which Pillow reads nothing but the name."""
+
+BOXES: Final = re.compile(r"\d+(,\d+){3}(;\d+(,\d+){3})*")
+"""Boxes as --guard takes them."""
 
 DEEP: Final = re.compile(r";(12|14|16|32)[BLN]")
 """Names of Pillow's raw modes with more than 8 bits a sample, such as RGB;16B.  BGR;16 has 16 bits a pixel."""
@@ -91,6 +97,10 @@ def _add_option(group: Any, name: str) -> None:
         parts["action"] = "store_false"
     elif "bool" in str(FIELDS[name].type):
         parts["action"] = argparse.BooleanOptionalAction
+    elif name == "guard":
+        parts |= {"type": _guard, "metavar": "WHAT"}
+    elif name == "guard_share":
+        parts |= {"type": common.checked(EncodeOptions, name), "metavar": "SHARE"}
     elif name in CHOICES:
         parts["choices"] = CHOICES[name]
         if name == "model":
@@ -98,6 +108,23 @@ def _add_option(group: Any, name: str) -> None:
     else:
         parts |= {"type": common.checked(EncodeOptions, name), "metavar": "N"}
     group.add_argument(*flags, **parts)
+
+
+def _guard(text: str) -> Any:
+    """Return the value of --guard: boxes, a mask, or a word.  Raises ArgumentTypeError."""
+    if BOXES.fullmatch(text):
+        value: Any = [tuple(map(int, box.split(","))) for box in text.split(";")]
+    elif Path(text).is_file():
+        with common.open_image(text) as image:
+            image.load()
+        value = image
+    else:
+        value = text
+    try:
+        EncodeOptions(guard=value)
+    except ValueError as exc:
+        raise argparse.ArgumentTypeError(str(exc)) from exc
+    return value
 
 
 def _flag(name: str) -> str:
@@ -169,7 +196,7 @@ def _losses(image: Image.Image) -> Iterator[str]:
     if frames > 1:
         yield f"only the first of {frames} frames is stored"
     if image.mode in {"I", "F"}:
-        yield f"samples of mode {image.mode} are clipped to 0..255 and stored with 8 bits"
+        yield f"samples of mode {image.mode} are stored with 8 bits"
     elif image.mode.startswith("I;16") or DEEP.search(str(getattr(image, "tile", ""))):
         yield "samples of more than 8 bits are stored with 8 bits"
 

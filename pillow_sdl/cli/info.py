@@ -17,6 +17,7 @@ SECTION_NAMES: Final = {
     "e": "Exif",
     "x": "XMP",
     "f": "fidelity map",
+    "g": "guard patches",
     "A": "alpha",
     "P": "palette",
     "L": "latent",

@@ -57,6 +57,11 @@ class Mode(IntEnum):
         """Whether a file of this mode has an alpha section."""
         return self in (Mode.LA, Mode.RGBA)
 
+    @property
+    def opaque(self) -> Mode:
+        """The mode without alpha."""
+        return Mode.L if self in (Mode.L, Mode.LA) else Mode.RGB
+
 
 class Name:
     """One-byte names of the sections in version 0 (SPEC 6.2).
@@ -68,13 +73,14 @@ class Name:
     EXIF: Final = b"e"
     XMP: Final = b"x"
     FIDELITY: Final = b"f"
+    GUARD: Final = b"g"
     ALPHA: Final = b"A"
     PALETTE: Final = b"P"
     LATENT: Final = b"L"
 
 
 METADATA: Final = (Name.ICC, Name.EXIF, Name.XMP)
-KNOWN: Final = frozenset({*METADATA, Name.FIDELITY, Name.ALPHA, Name.PALETTE, Name.LATENT})
+KNOWN: Final = frozenset({*METADATA, Name.FIDELITY, Name.GUARD, Name.ALPHA, Name.PALETTE, Name.LATENT})
 
 
 class Header(NamedTuple):
