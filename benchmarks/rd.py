@@ -6,7 +6,7 @@ import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -107,6 +107,22 @@ def measure_photo(
             off = abs(len(encoded.data) - size) > TOLERANCE * size
             row = {"photo": path.name, "format": codec.name, "target": target, "off_target": off}
             yield row | reference.measure(codec, encoded)
+
+
+OTHERS_DEPEND_ON: Final = ("images", "rates", "search", "formats", "versions", "machine")
+VERSIONS_OF_OTHERS: Final = (
+    *("pillow", "torch", "numpy", "pillow-heif", "pillow-jxl-plugin"),
+    *("jpg", "libjpeg_turbo", "webp", "avif", "libheif", "HEIC encoder"),
+)
+"""Parts of the setting, and versions in it, that rows of formats of other projects depend on."""
+
+
+def _for_others(setting: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return what rows of a format of another project depend on."""
+    found = {key: setting.get(key) for key in OTHERS_DEPEND_ON}
+    versions, formats = setting.get("versions", {}), setting.get("formats", {})
+    known = {key: versions.get(key, "none") for key in VERSIONS_OF_OTHERS}
+    return found | {"versions": known, "formats": formats.get(name)}
 
 
 def measure(
@@ -222,9 +238,20 @@ def run(
         "machine": platform.machine(),
         "threads": settings.default_threads(),
     }
-    journal = Journal(output, setting, restart=restart)
+
+    def same(row: Row, earlier: dict[str, Any]) -> bool:
+        """Whether a row is of a format that this project's code does not write, and nothing else has changed."""
+        name = row["format"]
+        if name not in names_of_others:
+            return False
+        old, new = (_for_others(found, name) for found in (earlier, setting))
+        return old == new
+
+    names_of_others = {codec.name for codec in codecs if isinstance(codec, Format) and codec.pillow != "SDL"}
+    journal = Journal(output, setting, restart=restart, keep=same)
     perceptual: Perceptual = {"lpips": Lpips(metrics), "dists": Dists(metrics)}
-    found = results({"command": command(), "setting": setting}, measure(paths, codecs, rates, perceptual, journal))
+    about = {"command": command(), "setting": setting, "rows_of_an_earlier_run": len(journal.rows)}
+    found = results(about, measure(paths, codecs, rates, perceptual, journal))
     plot(found["means"], output.with_suffix(".png"))
     journal.finish(found)
     print(table(found))

@@ -144,12 +144,21 @@ class Journal:
     with the rows of its results, if their setting is the same.
     """
 
-    def __init__(self, output: Path, setting: dict[str, Any], *, restart: bool) -> None:
+    def __init__(
+        self,
+        output: Path,
+        setting: dict[str, Any],
+        *,
+        restart: bool,
+        keep: Callable[[Row, dict[str, Any]], bool] = lambda _, __: False,
+    ) -> None:
         """Open the journal.
 
         output: file of the results.   setting: what rows depend on.   restart: whether earlier rows are dropped.
+        keep: whether a row of earlier results, whose other setting is given too, is still what would be measured.
         Raises SystemExit if an interrupted run had another setting.
         """
+        self._keep = keep
         self.output, self.path = output, output.with_suffix(".rows.jsonl")
         self.setting: dict[str, Any] = json.loads(json.dumps(setting))  # As it is read back, with lists for tuples.
         self.rows: list[Row] = []
@@ -173,8 +182,9 @@ class Journal:
 
     def _finished(self) -> list[Row]:
         found: dict[str, Any] = json.loads(self.output.read_text("utf-8")) if self.output.exists() else {}
-        rows: list[Row] = found["rows"] if found.get("setting") == self.setting else []
-        return rows
+        rows: list[Row] = found.get("rows", [])
+        earlier = found.get("setting")
+        return [row for row in rows if earlier == self.setting or self._keep(row, earlier or {})]
 
     def append(self, row: Row) -> None:
         """Add a row."""

@@ -212,13 +212,13 @@ def fragments() -> dict[str, str]:
     }
     benchmarks = {
         "validation": ("rd_validation", measured.bd_rates),
-        "effort": ("rd_effort", measured.effort_table),
         "coders": ("rd_latents", measured.latents_table),
         "entropy-sdl": ("entropy_sdl", measured.entropy_table),
         "entropy-sd1": ("entropy_sd1", measured.entropy_table),
         "read-times": ("entropy_sd1", measured.read_times),
         "speed": ("speed_512", measured.speed_table),
         "large": ("speed", measured.large_table),
+        "fidelity": ("fidelity", measured.fidelity_tables),
         "denoise": ("denoise_taesd", measured.denoise_table),
         "against-palette": ("denoise_taesd", measured.against_palette),
         "overhead": ("overhead_taesd", measured.overhead_text),

@@ -167,13 +167,6 @@ def setting(found: Results) -> str:
     return "\n".join(parts)
 
 
-def effort_table(found: Results) -> str:
-    """Return bytes of other efforts and models against the default, in each metric."""
-    pairs = {(pair["format"], pair["metric"]): pair["percent"] for pair in found["bd_rates"] if pair["anchor"] == "SDL"}
-    names = dict.fromkeys(name for name, _ in pairs if is_shown(name))
-    return _changes(pairs, list(names), "bytes against the default")
-
-
 def latents_table(found: Results) -> str:
     """Return other coders of the same latents beside SDL at the same bytes."""
     metrics = ("lpips", "dists", "psnr")
@@ -245,6 +238,45 @@ def large_table(found: Results) -> str:
     if not rows:
         return NOT_MEASURED
     return f"{table(['picture', 'encode', 'decode'], rows)}\n\nMemory is that of the whole process. {model_note(found)}"
+
+
+def fidelity_tables(found: Results) -> str:
+    """Return what the guard brings for text and faces, and what it and the map cost for photos."""
+    text, faces, photos = found["text"], found["faces"], found["photos"]
+    rates = text["mean_error_rates"]
+    kinds = [kind for kind in rates if kind != "original"]
+    sizes = sorted({row["size"] for row in text["rows"]})
+    rows = []
+    for kind in ("original", *kinds):
+        cells = []
+        for size in sizes:
+            of_size = [row[kind] for row in text["rows"] if row["size"] == size]
+            values = [cell if kind == "original" else cell["error_rate"] for cell in of_size]
+            cells.append(f"{100 * sum(values) / len(values):.1f} %")
+        rows.append([kind, *cells, f"{100 * rates[kind]:.1f} %"])
+    parts = [
+        (
+            f"Characters that Tesseract reads wrongly on pages of 512 x 512 pixels, three fonts, at most "
+            f"{text['bits_per_pixel']} bits per pixel; with the guard at `guard_share={text['guard_share']}`:"
+        ),
+        table(["file", *(f"{size} pixels" for size in sizes), "all"], rows),
+        (
+            f"Distance between the embeddings of the original and the decoded face, {faces['faces']} faces of at most 120 "
+            f"pixels, {faces['bits_per_pixel']} bits per pixel of the whole picture. Less is better, and 0.6 is another "
+            "person:"
+        ),
+        table(["file", "mean distance"], [[kind, f"{value:.3f}"] for kind, value in faces["mean_distances"].items()]),
+        f'With `guard="faces"` {faces["better_with_guard"]} of {faces["faces"]} faces are nearer than without.',
+    ]
+    means = photos["means"]
+    count, above = len(photos["rows"]), means["auto"]["cells_above_bound"] + means["off"]["cells_above_bound"]
+    parts.append(
+        f"On {count} photos at {photos['bits_per_pixel']} bits per pixel the map takes "
+        f"{100 * means['off']['map_share']:.1f} % of the bytes, and {above} cells are above their bound. The guard stores "
+        f"{100 * means['auto']['patch_share']:.1f} % of the bytes as pixels. At equal bytes LPIPS is "
+        f"{means['auto']['lpips']:.4f} with the guard and {means['off']['lpips']:.4f} without."
+    )
+    return "\n\n".join(parts)
 
 
 def denoise_table(found: Results) -> str:

@@ -230,7 +230,7 @@ def inspect(file: Container) -> dict[str, Any]:
     """Describe a file without decoding its payload.  The values are JSON types; `bytes` adds up to the file's size.
 
     A name is None if this reader does not know the file's number.  `guarded` has the boxes of guard patches: left, top,
-    right, bottom in pixels.  `palette_size` and `dithered` are None for files
+    right, bottom in pixels.  `fidelity` has the fidelity map, see `Fidelity`, or None.  `palette_size` and `dithered` are None for files
     without a palette.  `model` is None if no model on this machine has the file's hash.
     """
     header = file.header
@@ -256,10 +256,21 @@ def inspect(file: Container) -> dict[str, Any]:
         "dithered": bool(entries[0] & 1) if entries else None,
         "payload": _name_of(known.payloads, header.payload),
         "guarded": [_box(rect, header) for rect in patches.rects] if patches else [],
+        "fidelity": _fidelity_of(file),
         "size": size,
         "bits_per_pixel": round(8 * size / (header.width * header.height), 6),
         "bytes": sizes,
     }
+
+
+def _fidelity_of(file: Container) -> dict[str, Any] | None:
+    """Return the fidelity map of a file as JSON types: see `Fidelity`."""
+    found = read_fidelity(file)
+    if found is None:
+        return None
+    grids = {"error": found.error, "invented": found.invented}
+    rounded = {name: np.round(grid.astype(np.float64), 2).tolist() for name, grid in grids.items()}
+    return {"cell": found.cell, "worst": round(found.worst, 2), "mean": round(found.mean, 2), **rounded}
 
 
 def _box(rect: guard_patches.Rect, header: Header) -> list[int]:

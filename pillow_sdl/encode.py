@@ -107,6 +107,9 @@ def _with_decode(
     """
     target = None if options.target_bytes is None else int(options.target_bytes)
     cells = guard.cells_for(options.guard, pixels) if options.with_guard else None
+    tiny = guard.cells_if_tiny(pixels.shape[1], pixels.shape[0]) if options.with_guard and cells is None else None
+    if tiny is not None:
+        cells, options = tiny, replace(options, guard_share=opt.MOST_SHARE)
 
     def finished(options: EncodeOptions, limit: int | None) -> tuple[bytes, int]:
         """Return the file with its additions, and the bytes that they take.   limit: bytes for patches."""
@@ -116,7 +119,8 @@ def _with_decode(
         found = container.read(io.BytesIO(data))
         with settings.using(denoise="off", max_pixels=None), progress.part(share, 1):
             colour = decode.of_network(found).pixels
-        added = _additions(found, colour, pixels, cells, options, limit or _share_of(len(data), options.guard_share))
+        room = _share_of(len(data), options.guard_share) if limit is None else limit
+        added = _additions(found, colour, pixels, cells, options, room)
         places = [index for index, known in enumerate(found.sections) if container.is_critical(known.name)]
         sections = (*found.sections[: places[0]], *added, *found.sections[places[0] :])
         return Container(found.header, sections).to_bytes(), sum(len(section.to_bytes()) for section in added)

@@ -36,6 +36,9 @@ HARMED: Final = 1.8
 SPREAD: Final = 1.0
 """Harm from which on a cell is guarded, and from which on a cell beside a guarded one is guarded too."""
 
+TINY: Final = 32
+"""Pixels along the shorter side below which a picture is guarded as a whole: it has one latent position there."""
+
 WEBP_QUALITY: Final = (30, 90)
 QUALITY_STEP: Final = 6
 """Lowest and highest WebP quality of patches, and the distance of the qualities that are tried."""
@@ -73,6 +76,12 @@ def cells_for(choice: Any, pixels: NDArray[np.uint8]) -> NDArray[np.bool_] | Non
         found = [box for name in choice.split(",") for box in detectors.find(name, pixels)]
         return cells_of_boxes(found, width, height)
     return cells_of_boxes(choice, width, height)
+
+
+def cells_if_tiny(width: int, height: int) -> NDArray[np.bool_] | None:
+    """Return all cells of a picture that is too small for a latent, bool (rows, columns), None for a larger one."""
+    columns, rows = stored.grid(width, height)
+    return np.ones((rows, columns), bool) if min(width, height) < TINY else None
 
 
 def cells_of_boxes(boxes: Iterable[Sequence[int]], width: int, height: int) -> NDArray[np.bool_]:

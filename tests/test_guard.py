@@ -405,3 +405,17 @@ def test_an_atlas_that_cannot_hold_all_patches_is_not_made() -> None:
     assert guard._columns(boxes_of(cells), 100) is None
     columns = guard._columns(boxes_of(cells), 1600)
     assert columns == 40
+
+
+@pytest.mark.parametrize("size", [(1, 1), (16, 16), (31, 200)])
+@pytest.mark.parametrize("colour", [(255, 0, 0), (0, 255, 0), (250, 250, 251)])
+def test_tiny_pictures_are_guarded_as_a_whole(size: tuple[int, int], colour: tuple[int, int, int]) -> None:
+    """One latent position cannot hold a colour exactly."""
+    picture = Image.new("RGB", size, colour)
+    assert images.difference(images.opened(images.saved(picture)), picture) <= 1
+
+
+def test_small_pictures_are_not_guarded_as_a_whole() -> None:
+    """From 32 pixels on the latent does it."""
+    assert guard.cells_if_tiny(32, 32) is None
+    assert guard.cells_if_tiny(31, 4000) is not None

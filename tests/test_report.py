@@ -435,6 +435,13 @@ def test_the_map_is_drawn_with_one_pixel_for_a_cell() -> None:
     assert (np.diff(between) > 0).all()
 
 
+def test_guarded_parts_are_clear_and_the_rest_is_dark() -> None:
+    """One pixel for a cell of 16; boxes at the edge are cut off there."""
+    drawn = np.asarray(Image.open(io.BytesIO(heat.spotlight([[16, 0, 48, 16], [64, 32, 70, 40]], (70, 40), 16))))
+    assert drawn[:, :, 1].tolist() == [[255, 0, 0, 255, 255], [255] * 5, [255, 255, 255, 255, 0]]
+    assert not drawn[:, :, 0].any()
+
+
 # The page
 
 
@@ -707,13 +714,17 @@ def axe() -> str:
 
 
 @pytest.fixture(scope="session")
-def addresses(tmp_path_factory: pytest.TempPathFactory, comparison: Comparison, text: str) -> dict[str, str]:
-    """Addresses of a page with one photo and of one with two photos and a failure."""
+def addresses(
+    tmp_path_factory: pytest.TempPathFactory, comparison: Comparison, text: str, photo: Image.Image
+) -> dict[str, str]:
+    """Addresses of a page with one photo, of one with two photos and a failure, and of one with a guarded part."""
     folder = tmp_path_factory.mktemp("pages")
     several = page_of(*[comparison] * 2, failures=(("bad.jpg", "it is bad"),))
-    for name, content in (("one", text), ("several", several)):
+    guarded = page_of(compared(photo, guard=[(100, 100, 160, 140)]))
+    pages = {"one": text, "several": several, "guarded": guarded}
+    for name, content in pages.items():
         (folder / f"{name}.html").write_text(content, "utf-8")
-    return {name: (folder / f"{name}.html").as_uri() for name in ("one", "several")}
+    return {name: (folder / f"{name}.html").as_uri() for name in pages}
 
 
 @pytest.fixture
@@ -886,6 +897,17 @@ def test_the_map_is_switched_on_and_off(opened: Callable[..., Browser], width: i
     browser.click("label:has([data-group=map][value=invented])")
     assert browser.run(shown) == ["Original", "SDL"]
     assert browser.run(visible) == browser.run(legends) == [False, True]
+
+
+def test_guarded_parts_are_switched_on(opened: Callable[..., Browser]) -> None:
+    """The picture keeps its colours then, and the dark cells cover it from edge to edge."""
+    browser = opened(1280, "guarded")
+    browser.click("label:has([data-group=map][value=guard])")
+    picture, covered = browser.box(".layer.right .picture"), browser.box(".map.guard")
+    assert covered == pytest.approx(picture, abs=0.5)
+    assert browser.run("getComputedStyle(document.querySelector('.map.guard')).visibility") == "visible"
+    assert browser.run("getComputedStyle(document.querySelector('.layer.right .picture')).filter") == "none"
+    assert browser.run("document.querySelector('.legend[data-map=guard]').checkVisibility()") is True
 
 
 def test_the_pictures_are_chosen_by_keyboard(opened: Callable[..., Browser]) -> None:

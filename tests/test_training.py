@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import shutil
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ from pillow_sdl.latent import context, entropy, preview, scalar, spaces
 from pillow_sdl.latent.noise import Noise
 from pillow_sdl.models.networks import embedded
 from pillow_sdl.models.networks.denoiser import SmallDenoiser
+from pillow_sdl.models.networks.embedded import EmbeddedAutoencoder, Layout
 from training import codec as codecs
 from training import (
     compare,
@@ -36,7 +38,6 @@ from training import (
     loop,
     manifest,
     muon,
-    network,
     perceptual,
     ship,
     shipping,
@@ -49,7 +50,6 @@ from training import context as context_training
 from training import preview as preview_map
 from training.data import Photos
 from training.discriminator import Adversary
-from training.network import Autoencoder, Layout
 from training.rate import KNOTS, RateModel
 from training.twin import ContextModel
 
@@ -63,8 +63,9 @@ pytestmark = pytest.mark.research
 ROOT = Path(__file__).parent.parent
 GRACE = ROOT / "docs" / "grace_hopper.jpg"
 
-TINY = Layout(base=4, encoder=(1, 1, 1), decoder=(1, 1, 1), coarse=1, fine=(1, 1))
-"""One block in each place where training has several."""
+NARROW = Layout(width=16, coarse_width=16, fine_width=16)
+TINY = replace(NARROW, base=4, encoder=(1, 1, 1), decoder=(1, 1, 1), coarse=1, fine=(1, 1))
+"""Few channels, and one block in each place where training has several."""
 
 LPIPS_SHAPES = {"conv0": (64, 3, 11), "conv1": (192, 64, 5), "conv2": (384, 192, 3), "conv3": (256, 384, 3)}
 LPIPS_SHAPES |= {"conv4": (256, 256, 3)}
@@ -75,13 +76,10 @@ VGG = 8
 
 @pytest.fixture(scope="module", autouse=True)
 def small() -> Iterator[None]:
-    """Make layers narrow, and compute with one thread, which is faster for small layers."""
+    """Compute with one thread, which is faster for small layers."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patched:
-        for name in ("TRUNK", "COARSE", "FINE"):
-            patched.setattr(network, name, 16)
-        yield
+    yield
     torch.set_num_threads(threads)
 
 
@@ -107,7 +105,7 @@ def data(small: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     features = {name: torch.rand(1, 3 + 5 * VGG, 1, 1, generator=generator) for name in ("alpha", "beta")}
     save_file(features, folder / "dists.safetensors")
     torch.manual_seed(0)
-    state = {"layout": TINY.as_dict(), "network": Autoencoder(TINY).state_dict(), "deviation": torch.ones(16)}
+    state = {"layout": asdict(TINY), "network": EmbeddedAutoencoder(TINY).state_dict(), "deviation": torch.ones(16)}
     torch.save(state, folder / "start.pt")
     return folder
 
@@ -410,7 +408,8 @@ def test_drawn_crops_take_the_place_of_a_share() -> None:
 def test_the_new_layers_change_nothing_at_first() -> None:
     """With an orthogonal transform the codec gives the picture of its trunk, at every rate."""
     torch.manual_seed(0)
-    autoencoder = Autoencoder(TINY).eval()
+    autoencoder = EmbeddedAutoencoder(TINY).eval()
+    start.silence_new_layers(autoencoder)
     matrix = torch.linalg.qr(torch.randn(16, 16))[0]
     with torch.inference_mode():
         autoencoder.encoder.transform.weight.copy_(matrix[:, :, None, None])
@@ -445,7 +444,7 @@ def test_the_start_has_the_layers_of_the_tiny_autoencoder(teacher_folder: Path) 
     from diffusers import AutoencoderTiny
 
     teacher = start.Teacher(teacher_folder, torch.device("cpu"))
-    autoencoder = Autoencoder(Layout(base=teacher.base)).eval()
+    autoencoder = EmbeddedAutoencoder(replace(NARROW, base=teacher.base)).eval()
     start.take_over(autoencoder, teacher)
     reference: Any = AutoencoderTiny.from_pretrained(teacher_folder)  # type: ignore[no-untyped-call]
     pixels = photo_tensor(64, 48)
@@ -715,7 +714,7 @@ def test_a_network_that_gives_something_else_is_refused(monkeypatch: pytest.Monk
     codec = dummy_codec()
     arrays = shipping.as_float16(codec.autoencoder.state_dict())
     with pytest.raises(SystemExit, match="another latent"):
-        ship.at_run_time(codec, arrays | {"encoder.layers.1.bias": np.ones(64, np.float16)})
+        ship.at_run_time(codec, arrays | {"encoder.head.0.bias": np.ones(64, np.float16)})
     with torch.no_grad():
         codec.autoencoder.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
     network = ship.at_run_time(codec, arrays)

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from pillow_sdl import registry
 from pillow_sdl.latent import spaces
 from pillow_sdl.models import store
+from pillow_sdl.models.networks.embedded import EmbeddedAutoencoder, Layout
 from training.loop import CHECKPOINT
-from training.network import Autoencoder, Layout
 from training.rate import KNOTS, RateModel
 from training.twin import UNIT, ContextModel
 
@@ -54,7 +54,7 @@ class Codec(nn.Module):
 def started(path: Path) -> Codec:
     """Return the codec of a start that `training.start` wrote, with an untrained context model."""
     state = torch.load(path, map_location="cpu", weights_only=True)
-    autoencoder = Autoencoder(Layout(**state["layout"]))
+    autoencoder = EmbeddedAutoencoder(Layout(**state["layout"]))
     autoencoder.load_state_dict(state["network"])
     deviation = state["deviation"].numpy()
     log2_steps = torch.linspace(COARSEST, FINEST, KNOTS)[:, None].expand(KNOTS, len(deviation))
@@ -70,7 +70,7 @@ def read_codec(run: Path, *, average: bool = True) -> tuple[Codec, dict[str, Any
     layout = Layout(**state["layout"])
     deviation = UNIT / np.exp2(state["exponent"].numpy() / 256)
     context = context_model(state["order"].numpy(), deviation)
-    codec = Codec(Autoencoder(layout), RateModel(torch.zeros(KNOTS, layout.channels), context))
+    codec = Codec(EmbeddedAutoencoder(layout), RateModel(torch.zeros(KNOTS, layout.channels), context))
     if average:
         prefix = "module."
         kept = {n.removeprefix(prefix): t for n, t in state["average"].items() if n.startswith(prefix)}
@@ -100,8 +100,19 @@ class ShippedAutoencoder(nn.Module):
 
 def shipped() -> Codec:
     """Return the codec that ships in the package, for comparisons."""
+    return Codec(ShippedAutoencoder(store.load(registry.model(registry.EMBEDDED))), _shipped_rate_model()).eval()
+
+
+def trainable() -> Codec:
+    """Return the codec that ships in the package as networks that can be trained on."""
     model = registry.model(registry.EMBEDDED)
-    space = registry.space(model.space)
-    tables = spaces.tables(space).log2_steps
-    rate_model = RateModel.from_tables(tables, spaces.read_arrays(space.context))
-    return Codec(ShippedAutoencoder(store.load(model)), rate_model).eval()
+    assert model.weights is not None
+    autoencoder = EmbeddedAutoencoder()
+    weights = spaces.read_arrays(model.weights)
+    autoencoder.load_state_dict({name: torch.from_numpy(array).float() for name, array in weights.items()})
+    return Codec(autoencoder, _shipped_rate_model())
+
+
+def _shipped_rate_model() -> RateModel:
+    space = registry.space(registry.model(registry.EMBEDDED).space)
+    return RateModel.from_tables(spaces.tables(space).log2_steps, spaces.read_arrays(space.context))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
-from training.network import FACTOR
+from pillow_sdl.models.networks.embedded import FACTOR
 
 CONDITION: Final = 12
 """Channels that the latent is reduced to before it is laid over the pixels."""

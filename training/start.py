@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,10 +21,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.metrics import Lpips
+from pillow_sdl.models.networks.embedded import Block, EmbeddedAutoencoder, Layout, Modulation
 from training import muon
 from training.data import Photos
 from training.loop import channels_last, default_device, descend, half_cosine, running_mean
-from training.network import Autoencoder, Layout
 
 if TYPE_CHECKING:
     from torch import nn
@@ -46,7 +47,7 @@ DECODER_STAGES: Final = (("at8", 2), ("at4", 7), ("at2", 12))
 class Teacher:
     """The tiny autoencoder of a folder in diffusers' layout, an `AutoencoderTiny` with the layers of TAESD.
 
-    base: channels of its latent.
+    base: channels of its latent.   width: channels of its layers.
     """
 
     def __init__(self, folder: Path, device: torch.device) -> None:
@@ -57,6 +58,7 @@ class Teacher:
         self.encoder: nn.Sequential = network.encoder.layers
         self.decoder: nn.Sequential = network.decoder.layers
         self.base: int = network.config.latent_channels
+        self.width: int = network.config.encoder_block_out_channels[0]
 
     def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Return features at 1/2 before its blocks, and the latent, of pixels in 0..1."""
@@ -69,7 +71,23 @@ class Teacher:
         return result
 
 
-def take_over(network: Autoencoder, teacher: Teacher) -> None:
+@torch.no_grad()
+def silence_new_layers(network: EmbeddedAutoencoder) -> None:
+    """Set weights to zero, so that the layers beside the tiny autoencoder's change nothing until they are trained.
+
+    These are the blocks, what they add to the tiny autoencoder's layers, and the modulation by the rate.
+    Source: Goyal et al. 2017, arXiv 1706.02677, section 5.1, without the normalisation.
+    """
+    encoder, decoder = network.encoder, network.decoder
+    silent = [encoder.coarse[-1], decoder.mend, decoder.inject]
+    silent += [module.conv2 for module in network.modules() if isinstance(module, Block)]
+    silent += [module for module in network.modules() if isinstance(module, Modulation)]
+    for layer in silent:
+        for parameter in layer.parameters():
+            parameter.zero_()
+
+
+def take_over(network: EmbeddedAutoencoder, teacher: Teacher) -> None:
     """Copy the weights of all layers that both have."""
     encoder, decoder = network.encoder, network.decoder
     for name, first in ENCODER_STAGES:
@@ -91,7 +109,7 @@ def copy(layer: nn.Module, source: Any) -> None:
     layer.load_state_dict(source.state_dict())
 
 
-def train_new_layers(network: Autoencoder, teacher: Teacher, photos: Photos, lpips: Lpips, steps: int) -> None:
+def train_new_layers(network: EmbeddedAutoencoder, teacher: Teacher, photos: Photos, lpips: Lpips, steps: int) -> None:
     """Train the layers that replace the full-resolution stages.
 
     The layers beside them follow at a lower learning rate.  The network gets the running mean of the weights.
@@ -125,7 +143,7 @@ def train_new_layers(network: Autoencoder, teacher: Teacher, photos: Photos, lpi
 
 
 @torch.inference_mode()
-def measure_transform(network: Autoencoder, photos: Photos) -> Tensor:
+def measure_transform(network: EmbeddedAutoencoder, photos: Photos) -> Tensor:
     """Set both transforms to the Karhunen-Loeve transform of 2 x 2 positions of the tiny autoencoder's latent.
 
     Returns the standard deviations of the components, float32 (C,), largest first.
@@ -164,8 +182,9 @@ def main(arguments: list[str] | None = None) -> None:
     torch.manual_seed(0)
     device = default_device()
     teacher = Teacher(options.teacher, device)
-    layout = Layout(base=teacher.base)
-    network = channels_last(Autoencoder(layout)).to(device)
+    layout = Layout(base=teacher.base, width=teacher.width)
+    network = channels_last(EmbeddedAutoencoder(layout)).to(device)
+    silence_new_layers(network)
     take_over(network, teacher)
     photos = Photos(options.data, TRANSFORM_CROP)
     train_new_layers(network, teacher, photos, Lpips(options.metrics).to(device), options.steps)
@@ -173,7 +192,7 @@ def main(arguments: list[str] | None = None) -> None:
     print("deviations", " ".join(f"{value:.3f}" for value in deviation.tolist()))
     options.run.mkdir(parents=True, exist_ok=True)
     state = {
-        "layout": layout.as_dict(),
+        "layout": asdict(layout),
         "network": {name: tensor.cpu() for name, tensor in network.state_dict().items()},
         "deviation": deviation.cpu(),
     }

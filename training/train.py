@@ -17,7 +17,7 @@ import argparse
 import math
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -27,7 +27,7 @@ from torch import Tensor
 
 from benchmarks.metrics import Dists, Lpips
 from training import muon
-from training.codec import Codec, read_codec, started
+from training.codec import Codec, read_codec, started, trainable
 from training.data import Photos
 from training.discriminator import Adversary
 from training.loop import (
@@ -56,6 +56,9 @@ ADVERSARIAL_RAMP: Final = 0.1
 
 TRUNK: Final = ("head", "at2", "down4", "at4", "down8", "at8", "tail", "up4", "up2", "transform")
 """Layers that come from the tiny autoencoder.  Their learning rate is lower."""
+
+SHIPPED: Final = "shipped"
+"""Value of --init for the weights of the package."""
 
 VALIDATION_RATES: Final = (0.05, 0.25, 0.5, 0.75, 0.95)
 VALIDATION_CROP: Final = 256
@@ -169,7 +172,9 @@ def options_of(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--validation", type=Path, help="folder of photos for the log's validation figures")
     parser.add_argument("--metrics", type=Path, required=True, help="folder with LPIPS and DISTS weights")
     parser.add_argument("--run", type=Path, required=True, help="folder of the checkpoint and the log")
-    parser.add_argument("--init", type=Path, help="what a new run starts from: a start.pt, or a run's folder")
+    parser.add_argument(
+        "--init", type=Path, help="what a new run starts from: a start.pt, a run's folder, or `shipped`: the package"
+    )
     parser.add_argument("--steps", type=int, default=20_000)
     parser.add_argument("--cooldown", type=float, default=0.25, help="part of the steps with a falling learning rate")
     parser.add_argument("--warm-up", type=int, default=200, help="steps with a rising learning rate")
@@ -213,6 +218,8 @@ def beginning(options: argparse.Namespace) -> tuple[Codec, dict[str, Any] | None
     if options.init is None:
         msg = f"{options.run} has no checkpoint, and --init names nothing to start from"
         raise SystemExit(msg)
+    if options.init == Path(SHIPPED):
+        return trainable(), None
     if options.init.is_dir():
         codec, _ = read_codec(options.init)
         return codec, None
@@ -233,7 +240,7 @@ def state_of(
         "average": average.state_dict(),
         "optimizers": [optimizer.state_dict() for optimizer in optimizers],
         "step": step,
-        "layout": codec.autoencoder.layout.as_dict(),
+        "layout": asdict(codec.autoencoder.layout),
         "order": context.order.cpu(),
         "exponent": torch.from_numpy(context.exponent),
         "adversary": adversary.state_dict() if adversary is not None else None,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 from PIL import Image, ImageCms, features
 
-from .. import reading, settings
+from .. import decode, reading, settings
 from ..options import DEFAULT_QUALITY
 from ..SdlImagePlugin import SdlImageFile, _prepare
 from . import MAX_SIDE, formats, metrics
@@ -67,6 +67,7 @@ class Comparison:
     sdl: the SDL file.   others: the files of other formats.   missing: names of formats that Pillow lacks.
     model: that encoded and decoded the SDL file.   fidelity: the file's map, None if it has none that holds.
     fidelity_missing: why there is no map, empty if there is one.
+    guarded: boxes of the file's guard patches: left, top, right, bottom in pixels.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Comparison:
     model: str
     fidelity: Fidelity | None
     fidelity_missing: str
+    guarded: list[list[int]]
 
 
 def compare(
@@ -127,6 +129,7 @@ def compare(
         model=decoded.info["sdl_decoder"],
         fidelity=found,
         fidelity_missing=reason,
+        guarded=decode.inspect(reading.read_container(io.BytesIO(data)))["guarded"],
     )
 
 

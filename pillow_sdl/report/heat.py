@@ -1,4 +1,4 @@
-"""Draw the grids of a fidelity map as small pictures, one pixel a cell, and the colours of the legend."""
+"""Draw the grids of a fidelity map and guarded boxes as small pictures, one pixel a cell, and the legend's colours."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import numpy as np
 from PIL import Image
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from numpy.typing import NDArray
 
 TICKS: Final = (2, 4, 8, 16, 32, 64)
@@ -31,6 +33,20 @@ def png(values: NDArray[np.float32]) -> bytes:
     """Return a PNG file of values (rows, columns) in levels, one pixel for each."""
     target = io.BytesIO()
     Image.fromarray(colours(values)).save(target, "PNG", optimize=True)
+    return target.getvalue()
+
+
+def spotlight(boxes: Iterable[Sequence[int]], size: tuple[int, int], cell: int) -> bytes:
+    """Return a PNG file that is clear in boxes and dark elsewhere, one pixel for each cell.
+
+    boxes: left, top, right, bottom in pixels, whose left and top are multiples of `cell`.   size: of the picture.
+    """
+    width, height = (-(-side // cell) for side in size)
+    alpha = Image.new("L", (width, height), 255)
+    for left, top, right, bottom in boxes:
+        alpha.paste(0, (left // cell, top // cell, -(-right // cell), -(-bottom // cell)))
+    target = io.BytesIO()
+    Image.merge("LA", [Image.new("L", alpha.size), alpha]).save(target, "PNG", optimize=True)
     return target.getvalue()
 
 

@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from .. import __version__
+from ..format.patches import CELL
 from . import compare, embed, heat
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from ..fidelity_map import Fidelity
     from .compare import Comparison, Entry
 
 MINIMUM_WIDTH: Final = 320
@@ -42,6 +44,9 @@ LEGENDS: Final = {
     ),
 }
 """Titles and summaries of the maps, by the names in `Fidelity`."""
+
+GUARD: Final = "guard"
+"""Name of the map of guarded parts."""
 
 
 class Html(str):
@@ -132,16 +137,15 @@ def panel(found: Comparison, number: int, photos: int, *, with_exif: bool = True
 
 def _layer(name: str, uri: str, found: Comparison) -> Html:
     """Return a picture of the stage, the SDL one with its maps."""
-    maps = Html()
+    pictures = {}
     if name == "SDL" and found.fidelity is not None:
-        maps = joined(
-            fill(
-                '<img class="map $kind" src="$uri" alt="">',
-                kind=kind,
-                uri=embed.data_uri(heat.png(getattr(found.fidelity, kind)), "image/png"),
-            )
-            for kind in LEGENDS
-        )
+        pictures = {kind: heat.png(getattr(found.fidelity, kind)) for kind in LEGENDS}
+    if name == "SDL" and found.guarded:
+        pictures[GUARD] = heat.spotlight(found.guarded, found.original.size, CELL)
+    maps = joined(
+        fill('<img class="map $kind" src="$uri" alt="">', kind=kind, uri=embed.data_uri(data, "image/png"))
+        for kind, data in pictures.items()
+    )
     return fill(
         '<div class="layer $side" data-kind="$kind" data-name="$name"><div class="plane">'
         '<img class="picture" src="$uri" width="$width" height="$height" alt="$alt" decoding="async">$maps</div></div>',
@@ -177,16 +181,32 @@ def _choices(name: str, group: str, values: list[tuple[str, str]], chosen: str) 
 
 def _map_control(found: Comparison, prefix: str) -> Html:
     """Return the choice of the map, and the legends."""
-    if found.fidelity is None:
+    titles, legends = [("off", "Off")], []
+    if found.fidelity is not None:
+        titles += [(kind, title) for kind, (title, _) in LEGENDS.items()]
+        legends += _legends(found.fidelity)
+    if found.guarded:
+        titles.append((GUARD, "Guarded"))
+        text = "The clear parts are stored as pixels in the file. The network has made the others."
+        legends.append(fill('<div class="legend" data-map="$kind" hidden><p>$text</p></div>', kind=GUARD, text=text))
+    if not legends:
         return Html()
+    return fill(
+        '<fieldset class="maps"><legend>Map</legend><div class="choices">$choices</div>$legends</fieldset>',
+        choices=_choices(f"map-{prefix}", "map", titles, "off"),
+        legends=joined(legends),
+    )
+
+
+def _legends(fidelity: Fidelity) -> list[Html]:
+    """Return the legends of both grids of a map."""
     facts = {
-        "mean": _level(found.fidelity.mean),
-        "worst": _level(found.fidelity.worst),
-        "invented": _level(float(found.fidelity.invented.max())),
+        "mean": _level(fidelity.mean),
+        "worst": _level(fidelity.worst),
+        "invented": _level(float(fidelity.invented.max())),
     }
-    cell = compare.shown_size((found.fidelity.cell,) * 2)
-    titles = [("off", "Off"), *((kind, title) for kind, (title, _) in LEGENDS.items())]
-    legends = joined(
+    cell = compare.shown_size((fidelity.cell,) * 2)
+    return [
         fill(
             '<div class="legend" data-map="$kind" hidden><p>$text</p><div class="scale"></div><ul class="ticks">'
             "$ticks</ul><p>$unit</p></div>",
@@ -196,12 +216,7 @@ def _map_control(found: Comparison, prefix: str) -> Html:
             ticks=joined((fill("<li>$tick</li>", tick=tick) for tick in _ticks()), ""),
         )
         for kind, (_, text) in LEGENDS.items()
-    )
-    return fill(
-        '<fieldset class="maps"><legend>Map</legend><div class="choices">$choices</div>$legends</fieldset>',
-        choices=_choices(f"map-{prefix}", "map", titles, "off"),
-        legends=legends,
-    )
+    ]
 
 
 def _ticks() -> list[str]:
@@ -312,10 +327,11 @@ def _style(found: Comparison, number: int) -> str:
     width, height = found.original.size
     scale = max(1, MINIMUM_WIDTH // width)
     rules = [f"#photo-{number}{{--width:{width * scale}px;--ratio:{width / height:.5f}}}"]
-    if found.fidelity is not None:
-        rows, columns = found.fidelity.error.shape
-        reach = [100 * found.fidelity.cell * count / side for count, side in ((columns, width), (rows, height))]
-        rules.append(f"#photo-{number} .map{{width:{reach[0]:.3f}%;height:{reach[1]:.3f}%}}")
+    cells = {f".map.{GUARD}": CELL} | ({".map": found.fidelity.cell} if found.fidelity is not None else {})
+    for name, cell in reversed(cells.items()):
+        # The last cells may reach beyond the picture.
+        reach = [100 * cell * -(-side // cell) / side for side in (width, height)]
+        rules.append(f"#photo-{number} {name}{{width:{reach[0]:.3f}%;height:{reach[1]:.3f}%}}")
     return "".join(rules)
 
 
