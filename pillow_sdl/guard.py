@@ -32,6 +32,9 @@ QUIET: Final = 0.35
 LEAST_QUIET: Final = 4.0
 """Levels that are added to the gradient of the background, which is a difference over two pixels."""
 
+LEAST_ERROR: Final = 6.0
+"""Root mean square error of fine detail, in levels, below which there is no harm."""
+
 HARMED: Final = 1.8
 SPREAD: Final = 1.0
 """Harm from which on a cell is guarded, and from which on a cell beside a guarded one is guarded too."""
@@ -122,6 +125,7 @@ def harm(original: NDArray[np.uint8], decoded: NDArray[np.uint8]) -> NDArray[np.
     quiet, xx, xy, yy = (_smooth(values) for values in (quiet, xx, xy, yy))
     coherence = np.sqrt((xx - yy) ** 2 + 4 * xy**2) / (xx + yy + 1e-6)
     found: NDArray[np.float32] = 2 * error * (1 - coherence) / (LEAST_QUIET + quiet)
+    found[error < LEAST_ERROR] = 0
     return found
 
 
@@ -319,7 +323,7 @@ def _columns(rects: list[Rect], limit: int) -> int | None:
     area = sum(rect.columns * rect.rows for rect in rects)
     widest = max(rect.columns for rect in rects)
     best: tuple[int, int] | None = None
-    for factor in (0.7, 1.0, 1.4, 2.0):
+    for factor in (0, 0.7, 1.0, 1.4, 2.0):
         columns = min(MAX_ATLAS, max(widest, round(factor * area**0.5)))
         rows = stored.layout(rects, columns)[1]
         if columns <= MAX_ATLAS and rows <= MAX_ATLAS and columns * rows <= limit:
