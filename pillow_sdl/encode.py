@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from .latent.base import Refine
     from .models.base import Autoencoder, DifferentiableAutoencoder
 
-TRIES: Final = 3
-"""How often a file with patches or a fidelity map is made smaller until it fits into `target_bytes`."""
+TRIES: Final = 4
+"""How often a file with patches or a fidelity map is made until it fits into `target_bytes` and fills them."""
 
 MAP_ROOM: Final = 256
 """Bytes that are kept for a fidelity map when patches are chosen."""
@@ -106,10 +106,13 @@ def _with_decode(
     is no room for them.
     """
     target = None if options.target_bytes is None else int(options.target_bytes)
-    cells = guard.cells_for(options.guard, pixels) if options.with_guard else None
-    tiny = guard.cells_if_tiny(pixels.shape[1], pixels.shape[0]) if options.with_guard and cells is None else None
-    if tiny is not None:
-        cells, options = tiny, replace(options, guard_share=opt.MOST_SHARE)
+    cells, guarded = None, options.with_guard
+    if options.guards_tiny:
+        cells = guard.cells_if_tiny(pixels.shape[1], pixels.shape[0])
+    if cells is not None:
+        guarded, options = True, replace(options, guard_share=opt.MOST_SHARE)
+    elif guarded:
+        cells = guard.cells_for(options.guard, pixels)
 
     def finished(options: EncodeOptions, limit: int | None) -> tuple[bytes, int]:
         """Return the file with its additions, and the bytes that they take.   limit: bytes for patches."""
@@ -120,7 +123,8 @@ def _with_decode(
         with settings.using(denoise="off", max_pixels=None), progress.part(share, 1):
             colour = decode.of_network(found).pixels
         room = _share_of(len(data), options.guard_share) if limit is None else limit
-        added = _additions(found, colour, pixels, cells, options, room)
+        patches = guard.choose(pixels, colour, room - SECTION_FRAME, cells) if guarded else None
+        added = _additions(found, colour, pixels, patches, measured=options.with_fidelity)
         places = [index for index, known in enumerate(found.sections) if container.is_critical(known.name)]
         sections = (*found.sections[: places[0]], *added, *found.sections[places[0] :])
         return Container(found.header, sections).to_bytes(), sum(len(section.to_bytes()) for section in added)
@@ -128,20 +132,25 @@ def _with_decode(
     if target is None:
         return finished(options, None)[0]
     limit, room = int(options.guard_share * target), 0
-    if options.with_guard:
+    if guarded:
         # Patches must leave room for the smallest latent.
         with progress.part(0, 0):
             least = len(file(options.smallest))
         limit = min(limit, target - least - MAP_ROOM)
+    best = b""
     for _ in range(TRIES):
         try:
             data, size = finished(replace(options, target_bytes=target - room), limit)
         except ValueError:  # The picture does not fit beside its additions.
             break
         if len(data) <= target:
-            return data
-        room = max(size, room + len(data) - target)
-    return file(options)
+            best = max(best, data, key=len)
+            if len(best) >= FILL * target:
+                break
+            room -= target - len(data)  # Another latent has other additions, and these are smaller.
+        else:
+            room = max(size, room + len(data) - target)
+    return best or file(options)
 
 
 def _share_of(size: int, share: float) -> int:
@@ -153,26 +162,24 @@ def _additions(
     file: Container,
     colour: NDArray[np.uint8],
     pixels: NDArray[np.uint8],
-    cells: NDArray[np.bool_] | None,
-    options: EncodeOptions,
-    limit: int,
+    patches: guard_patches.Patches | None,
+    *,
+    measured: bool,
 ) -> list[Section]:
     """Return the sections that are made of a file's own decode.
 
     colour: what the network makes of the file, uint8 (H, W, 3).   pixels: the original, of the same shape.
-    cells: see `guard.choose`.   limit: bytes that patches may take.
+    patches: guard patches, None for none.   measured: whether there is a fidelity map.
     """
     header = file.header
     found = []
-    if options.with_guard:
-        patches = guard.choose(pixels, colour, limit - SECTION_FRAME, cells)
-        if patches is not None:
-            found.append(Section(Name.GUARD, guard_patches.pack(patches, header.width, header.height)))
-    if options.with_fidelity:
+    if patches is not None:
+        found.append(Section(Name.GUARD, guard_patches.pack(patches, header.width, header.height)))
+    if measured:
         # The map is about the picture with its patches.
         shown = decode.finish(Container(header._replace(mode=header.mode.opaque), tuple(found)), colour)
-        measured = fidelity_map.measure(pixels[:, :, : shown.shape[2]], shown)
-        found.insert(0, Section(Name.FIDELITY, measured))
+        fidelity = fidelity_map.measure(pixels[:, :, : shown.shape[2]], shown)
+        found.insert(0, Section(Name.FIDELITY, fidelity))
     return found
 
 

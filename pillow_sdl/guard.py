@@ -322,6 +322,8 @@ def _columns(rects: list[Rect], limit: int) -> int | None:
     """Return the width of the smallest atlas for patches, in cells.  None if it would have more than `limit` cells."""
     area = sum(rect.columns * rect.rows for rect in rects)
     widest = max(rect.columns for rect in rects)
+    if widest > MAX_ATLAS:
+        return None
     best: tuple[int, int] | None = None
     for factor in (0, 0.7, 1.0, 1.4, 2.0):
         columns = min(MAX_ATLAS, max(widest, round(factor * area**0.5)))

@@ -217,7 +217,7 @@ def test_the_description_of_a_file_adds_up_to_its_size(rich_file: bytes) -> None
     """All facts that stand in header and sections."""
     facts = decode.inspect(images.parsed(rich_file))
     assert facts["size"] == sum(facts["bytes"].values()) == len(rich_file)
-    assert list(facts["bytes"]) == ["header", "i", "e", "x", "f", "A", "L"]
+    assert list(facts["bytes"]) == ["header", "i", "e", "x", "f", "g", "A", "L"]
     assert (facts["width"], facts["height"], facts["mode"]) == (5, 3, "RGBA")
     assert (facts["model"], facts["model_hash"]) == (MODEL.name, MODEL.hash)
     assert facts["latent_space"] == SPACE.name

@@ -385,12 +385,15 @@ def test_text_is_found() -> None:
     assert guarded(images.saved(sign(), guard="text,faces" if "dlib" in sys.modules else "text"))
 
 
-def test_the_default_depends_on_the_effort() -> None:
-    """Fast efforts do not decode their own file."""
+def test_the_default_guards_tiny_pictures_only() -> None:
+    """From the effort on at which files are decoded anyway."""
     for effort in range(options.MAX_EFFORT + 1):
-        assert options.EncodeOptions(effort=effort).with_guard == (effort >= options.GUARD_EFFORT)
+        found = options.EncodeOptions(effort=effort)
+        assert (found.with_guard, found.guards_tiny) == (False, effort >= options.GUARD_EFFORT)
     assert options.EncodeOptions(effort=0, guard="auto").with_guard
-    assert not options.EncodeOptions(guard="off").with_guard
+    assert options.EncodeOptions(effort=0, guard="auto").guards_tiny
+    assert not options.EncodeOptions(guard="off").guards_tiny
+    assert not guarded(images.saved(sign()))
 
 
 def boxes_of(mask: NDArray[np.bool_]) -> list[Rect]:

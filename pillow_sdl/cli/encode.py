@@ -45,8 +45,8 @@ HELP: Final = {
     + (
         f"store it from effort {opt.FIDELITY_EFFORT} on" if opt.FIDELITY_EFFORT <= opt.MAX_EFFORT else "do not store it"
     ),
-    "guard": "parts to store as real pixels besides: auto (default from effort "
-    f"{opt.GUARD_EFFORT} on), off, text, faces, text,faces, boxes LEFT,TOP,RIGHT,BOTTOM;..., or the file of a mask",
+    "guard": "parts to store as real pixels besides: auto, off (default, except for tiny pictures), text, faces, "
+    "text,faces, boxes LEFT,TOP,RIGHT,BOTTOM;..., or the file of a mask",
     "guard_share": f"largest part of the file that these pixels take, default {DEFAULTS['guard_share']}",
     "model": f"a model that `sdl models` lists, default {DEFAULTS['model']}",
     "quantizer": f"how the latent is quantized, default {DEFAULTS['quantizer']}; palette works with models that have 4 "

@@ -10,7 +10,7 @@ import io
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
-from PIL import WebPImagePlugin, features
+from PIL import Image, features
 
 from ..errors import BackendError, LimitError, MalformedError, UnsupportedError
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from numpy.typing import NDArray
-    from PIL import Image
 
 SECTION: Final = "g"
 
@@ -177,8 +176,7 @@ def decode(patches: Patches) -> list[NDArray[np.uint8]]:
 def open_atlas(method: int, data: bytes) -> Image.Image:
     """Open the data of a WebP chunk, which are decoded when they are loaded.  Raises what Pillow raises."""
     body = b"WEBP" + METHODS[method] + len(data).to_bytes(4, "little") + data + bytes(len(data) % 2)
-    # Not by Image.open, which would warn of its size again: it is not larger than the picture.
-    return WebPImagePlugin.WebPImageFile(io.BytesIO(b"RIFF" + len(body).to_bytes(4, "little") + body))
+    return Image.open(io.BytesIO(b"RIFF" + len(body).to_bytes(4, "little") + body), formats=["WEBP"])
 
 
 def chunk(webp: bytes) -> tuple[int, bytes]:
