@@ -61,7 +61,8 @@ class EncodeOptions:
     palette_size: most entries of the palette, 1 to 256.   dither: whether "palette" passes errors on to neighbours.
     effort: 0 (fastest) to 9.  Effort 0 writes payload "zstd" unless payload says otherwise.  Efforts 6 to 9 refine the
     latent through the decoder's gradient, which saves bytes at equal PSNR and takes 10 to 60 times as long.
-    tune: "look", or "psnr" for fewer bytes at equal PSNR and a slightly smoother picture.
+    tune: "look", or "psnr" for fewer bytes and a slightly smoother picture.  With the embedded model of this release,
+    "psnr" does about what a lower quality does.
     fidelity: whether the file carries a map of how far its picture is from the original, which needs a decode.  None:
     from effort 3 on.
     guard: which parts of the picture are stored as real pixels besides, which needs a decode.  "auto": where the

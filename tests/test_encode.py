@@ -173,14 +173,11 @@ def test_a_target_below_the_smallest_file_is_refused(photo: Image.Image) -> None
 # Tuning
 
 
-def test_tune_psnr_takes_fewer_bytes_at_equal_psnr(photo: Image.Image) -> None:
-    """At quality 52 the tuned file is smaller than the plain one at quality 50 and loses less than 0.01 dB."""
-    plain, tuned = (
-        images.saved(photo, quality=50, guard="off"),
-        images.saved(photo, quality=52, tune="psnr", guard="off"),
-    )
-    assert len(tuned) < len(plain)
-    assert psnr_of(tuned, photo) > psnr_of(plain, photo) - 0.01
+def test_tune_psnr_takes_fewer_bytes(photo: Image.Image) -> None:
+    """At the same quality the tuned file is smaller, and loses less than 0.1 dB."""
+    plain, tuned = images.saved(photo, quality=50), images.saved(photo, quality=50, tune="psnr")
+    assert len(tuned) < 0.99 * len(plain)
+    assert psnr_of(tuned, photo) > psnr_of(plain, photo) - 0.1
 
 
 # The network
