@@ -79,6 +79,7 @@ def run(command: list[str], folder: Path) -> str:
     """Run a command in a folder and return its output.  Fails with what it printed if its exit status is not 0."""
     environment = {
         **os.environ,
+        "XDG_DATA_HOME": str(folder / "data"),  # `sdl desktop install` writes there.
         "PATH": f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
         "PILLOW_SDL_MODELS": str(STAND_INS),
