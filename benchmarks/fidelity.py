@@ -150,7 +150,7 @@ def error_rate(image: Image.Image, text: str) -> float:
     large.save(stream, "PNG")
     program = ["tesseract", "-", "-", "--psm", "6", "-l", "eng"]
     read = subprocess.run(program, input=stream.getvalue(), capture_output=True, check=True).stdout.decode()  # noqa: S603
-    return Levenshtein.distance(" ".join(read.split()), text) / len(text)
+    return float(Levenshtein.distance(" ".join(read.split()), text) / len(text))
 
 
 def measure_text(fonts: Path) -> dict[str, Any]:
