@@ -237,7 +237,6 @@ def inspect(file: Container) -> dict[str, Any]:
     known = registry.load()
     space = next((space for space in known.spaces if space.code == header.space), None)
     entries = file.get(Name.PALETTE)
-    patches = read_patches(file)
     sizes = {"header": len(header.to_bytes())}
     sizes |= {section.label: len(section.to_bytes()) for section in file.sections}
     size = sum(sizes.values())
@@ -255,7 +254,7 @@ def inspect(file: Container) -> dict[str, Any]:
         "palette_size": entries[1] + 1 if entries and len(entries) > 1 else None,
         "dithered": bool(entries[0] & 1) if entries else None,
         "payload": _name_of(known.payloads, header.payload),
-        "guarded": [_box(rect, header) for rect in patches.rects] if patches else [],
+        "guarded": guarded_boxes(file),
         "fidelity": _fidelity_of(file),
         "size": size,
         "bits_per_pixel": round(8 * size / (header.width * header.height), 6),
@@ -273,10 +272,14 @@ def _fidelity_of(file: Container) -> dict[str, Any] | None:
     return {"cell": found.cell, "worst": round(found.worst, 2), "mean": round(found.mean, 2), **rounded}
 
 
-def _box(rect: guard_patches.Rect, header: Header) -> list[int]:
-    """Return the left, top, right and bottom edge of a guard patch, in pixels."""
-    rows, columns = rect.pixels
-    return [columns.start, rows.start, min(columns.stop, header.width), min(rows.stop, header.height)]
+def guarded_boxes(file: Container) -> list[list[int]]:
+    """Return the left, top, right and bottom edge of each guard patch of a file, in pixels.  Empty if it has none."""
+    patches, header = read_patches(file), file.header
+    areas = [rect.pixels for rect in patches.rects] if patches else []
+    return [
+        [across.start, down.start, min(across.stop, header.width), min(down.stop, header.height)]
+        for down, across in areas
+    ]
 
 
 def _name_of(numbers: dict[str, int], code: int) -> str | None:

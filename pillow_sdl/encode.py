@@ -85,7 +85,9 @@ def encode(
         network, refine = gradients, partial(_refined, gradients, pixels, options.refinements)
     else:
         network = store.load(model)
-    share = 1 / (1 + _duration(options) + 2 * options.with_decode)
+    tiny = guard.cells_if_tiny(width, height) if options.guards_tiny else None
+    decoded = options.with_fidelity or options.with_guard or tiny is not None
+    share = 1 / (1 + _duration(options) + 2 * decoded)
     with progress.part(0, share):
         latent = network.encode(pixels, progress.report)
     model_hash = bytes.fromhex(network.hash)
@@ -94,23 +96,25 @@ def encode(
         return encode_latent(latent, width, height, model_hash, alpha, mode=mode, options=options, refine=refine)
 
     with progress.part(share, 1):
-        return _with_decode(file, pixels, mode, options) if options.with_decode else file(options)
+        return _with_decode(file, pixels, mode, options, tiny) if decoded else file(options)
 
 
 def _with_decode(
-    file: Callable[[EncodeOptions], bytes], pixels: NDArray[np.uint8], mode: Mode, options: EncodeOptions
+    file: Callable[[EncodeOptions], bytes],
+    pixels: NDArray[np.uint8],
+    mode: Mode,
+    options: EncodeOptions,
+    tiny: NDArray[np.bool_] | None,
 ) -> bytes:
     """Return the file of a picture with what is made of its own decode: guard patches and the fidelity map.
 
-    file: makes the file without them.  With `target_bytes` they take their share of them.  They are left out if there
+    file: makes the file without them.   tiny: all cells of a picture that is guarded as a whole, else None.  With `target_bytes` they take their share of them.  They are left out if there
     is no room for them.
     """
     target = None if options.target_bytes is None else int(options.target_bytes)
-    cells, guarded = None, options.with_guard
-    if options.guards_tiny:
-        cells = guard.cells_if_tiny(pixels.shape[1], pixels.shape[0])
-    if cells is not None:
-        guarded, options = True, replace(options, guard_share=opt.MOST_SHARE)
+    guarded, cells = options.with_guard or tiny is not None, tiny
+    if tiny is not None:
+        options = replace(options, guard_share=opt.MOST_SHARE)
     elif guarded:
         cells = guard.cells_for(options.guard, pixels)
 

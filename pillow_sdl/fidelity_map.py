@@ -64,7 +64,7 @@ def measure(original: NDArray[np.uint8], decoded: NDArray[np.uint8]) -> bytes:
         rows = slice(top, min(top + side, height))
         square = np.square(original[rows].astype(np.float32) - decoded[rows]).mean(2)
         error.append(_means(square, side))
-        invented.append(_invented(_detail(original, rows), _detail(decoded, rows), side))
+        invented.append(_invented(detail(luminance(original, rows)), detail(luminance(decoded, rows)), side))
     power = np.concatenate(error)
     counts = [np.diff([*range(0, length, side), length]) for length in (height, width)]
     whole = np.sqrt((power * np.outer(*counts)).sum() / (height * width)) + TOLERANCE
@@ -95,14 +95,18 @@ def _means(values: NDArray[np.float32], side: int) -> NDArray[np.float64]:
     return result
 
 
-def _detail(pixels: NDArray[np.uint8], rows: slice) -> NDArray[np.float32]:
-    """Return the fine detail of the luminance of some rows, float32 (rows, W): what a box blur removes.
+def luminance(pixels: NDArray[np.uint8], rows: slice) -> NDArray[np.float32]:
+    """Return the luminance of some rows and of `RADIUS` pixels around them, float32 (rows + 2 RADIUS, W + 2 RADIUS).
 
-    pixels: uint8 (H, W, bands).  Beyond the picture's edges the last rows and columns repeat.
+    pixels: uint8 (H, W, bands).   rows: they may reach beyond the picture, whose last rows and columns repeat there.
     """
     wanted = np.clip(np.arange(rows.start - RADIUS, rows.stop + RADIUS), 0, len(pixels) - 1)
     weights = np.array(LUMA if pixels.shape[2] == 3 else (1,), np.float32)
-    grey = np.pad(pixels[wanted].astype(np.float32) @ weights, ((0, 0), (RADIUS, RADIUS)), mode="edge")
+    return np.pad(pixels[wanted].astype(np.float32) @ weights, ((0, 0), (RADIUS, RADIUS)), mode="edge")
+
+
+def detail(grey: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the fine detail of a luminance: what a box blur removes.  It is smaller by `RADIUS` on each side."""
     size = 2 * RADIUS + 1
     blurred = sliding_window_view(grey, size, 0).mean(2)
     blurred = sliding_window_view(blurred, size, 1).mean(2)

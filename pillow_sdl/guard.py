@@ -14,7 +14,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 
-from .fidelity_map import LUMA, RADIUS
+from .fidelity_map import RADIUS, detail, luminance
 from .format import patches as stored
 from .format.patches import CELL, MAX_ATLAS, Patches, Rect
 
@@ -115,8 +115,8 @@ def harm(original: NDArray[np.uint8], decoded: NDArray[np.uint8]) -> NDArray[np.
 
     original, decoded: uint8 (H, W, bands) without alpha.
 
-    Errors of fine detail count, up to the detail that the original has.  They are divided by the gradient of the background, because lively surroundings hide
-    them.  They count less where all edges have one direction, because the decoder keeps long edges.  What remains is
+    Errors of fine detail count, up to the detail that the original has.  They are divided by the gradient of the
+    background, because lively surroundings hide them.  They count less where all edges have one direction, because the decoder keeps long edges.  What remains is
     small structure of high contrast on quiet ground: letters, eyes.
     """
     rows = -(-len(original) // CELL)
@@ -137,8 +137,11 @@ def _statistics(
     These are the root mean square error of fine detail, at most that of the original's detail, the gradient of the
     background, and the structure tensor.
     """
-    bright, shown = (_luminance(pixels, begin, end) for pixels in (original, decoded))
-    error, own = (np.sqrt(np.square(_in_cells(_detail(grey))).mean(2)) for grey in (shown - bright, bright))
+    rows, missing = slice(CELL * begin, CELL * end), -original.shape[1] % CELL
+    bright, shown = (
+        np.pad(luminance(pixels, rows), ((0, 0), (0, missing)), mode="edge") for pixels in (original, decoded)
+    )
+    error, own = (np.sqrt(np.square(_in_cells(detail(grey))).mean(2)) for grey in (shown - bright, bright))
     inner = bright[RADIUS - 1 : 1 - RADIUS, RADIUS - 1 : 1 - RADIUS]
     dx, dy = inner[1:-1, 2:] - inner[1:-1, :-2], inner[2:, 1:-1] - inner[:-2, 1:-1]
     gradient = _in_cells(np.maximum(np.abs(dx), np.abs(dy)))
@@ -146,23 +149,6 @@ def _statistics(
     quiet = np.partition(gradient, place, axis=2)[:, :, place]
     tensor = (_in_cells(product).mean(2) for product in (dx * dx, dx * dy, dy * dy))
     return np.minimum(error, own), quiet, *tensor
-
-
-def _luminance(pixels: NDArray[np.uint8], begin: int, end: int) -> NDArray[np.float32]:
-    """Return the luminance of whole rows of cells and `RADIUS` pixels around them, edges repeated."""
-    height, width = pixels.shape[:2]
-    rows = np.clip(np.arange(CELL * begin - RADIUS, CELL * end + RADIUS), 0, height - 1)
-    weights = np.array(LUMA if pixels.shape[2] == 3 else (1,), np.float32)
-    grey = pixels[rows].astype(np.float32) @ weights
-    return np.pad(grey, ((0, 0), (RADIUS, RADIUS - width % -CELL)), mode="edge")
-
-
-def _detail(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return what a box blur over 2 * RADIUS + 1 values removes.  The result is smaller by RADIUS on each side."""
-    size = 2 * RADIUS + 1
-    blurred = sliding_window_view(sliding_window_view(values, size, 0).mean(2), size, 1).mean(2)
-    found: NDArray[np.float32] = values[RADIUS:-RADIUS, RADIUS:-RADIUS] - blurred
-    return found
 
 
 def _in_cells(values: NDArray[np.float32]) -> NDArray[np.float32]:

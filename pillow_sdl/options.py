@@ -173,11 +173,6 @@ class EncodeOptions:
         return self.effort >= GUARD_EFFORT if self.guard is None else self.guard == AUTO_GUARD
 
     @property
-    def with_decode(self) -> bool:
-        """Whether a file holds something that is made of its own decode."""
-        return self.with_fidelity or self.with_guard or self.guards_tiny
-
-    @property
     def choices(self) -> Choices:
         """What the quantizer is told."""
         numbers = registry.load().payloads

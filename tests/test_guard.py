@@ -24,6 +24,8 @@ from . import images
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from .conftest import PerfectModel
+
 pytestmark = pytest.mark.plain
 
 PHOTO = Path(__file__).parent.parent / "docs" / "grace_hopper.jpg"
@@ -394,6 +396,14 @@ def test_the_default_guards_tiny_pictures_only() -> None:
     assert options.EncodeOptions(effort=0, guard="auto").guards_tiny
     assert not options.EncodeOptions(guard="off").guards_tiny
     assert not guarded(images.saved(sign()))
+
+
+def test_nothing_is_decoded_for_a_file_without_additions(perfect: PerfectModel) -> None:
+    """Without a map, the default guard costs no decode of a picture that is not tiny."""
+    images.saved(images.gradient(64, 48), fidelity=False)
+    assert perfect.decodes == 0
+    images.saved(images.gradient(20, 48), fidelity=False)
+    assert perfect.decodes == 1
 
 
 def boxes_of(mask: NDArray[np.bool_]) -> list[Rect]:

@@ -129,7 +129,7 @@ def compare(
         model=decoded.info["sdl_decoder"],
         fidelity=found,
         fidelity_missing=reason,
-        guarded=decode.inspect(reading.read_container(io.BytesIO(data)))["guarded"],
+        guarded=decode.guarded_boxes(reading.read_container(io.BytesIO(data))),
     )
 
 

@@ -327,8 +327,10 @@ def _style(found: Comparison, number: int) -> str:
     width, height = found.original.size
     scale = max(1, MINIMUM_WIDTH // width)
     rules = [f"#photo-{number}{{--width:{width * scale}px;--ratio:{width / height:.5f}}}"]
-    cells = {f".map.{GUARD}": CELL} | ({".map": found.fidelity.cell} if found.fidelity is not None else {})
-    for name, cell in reversed(cells.items()):
+    cells = [(".map", found.fidelity.cell)] if found.fidelity is not None else []
+    if found.guarded:
+        cells.append((f".map.{GUARD}", CELL))
+    for name, cell in cells:
         # The last cells may reach beyond the picture.
         reach = [100 * cell * -(-side // cell) / side for side in (width, height)]
         rules.append(f"#photo-{number} {name}{{width:{reach[0]:.3f}%;height:{reach[1]:.3f}%}}")
