@@ -384,17 +384,19 @@ def test_a_resumed_run_has_the_factors_of_its_own_options() -> None:
     assert all(optimizer.state for optimizer in found)
 
 
-def test_drawn_crops_take_the_place_of_a_share() -> None:
-    """A share of 0 changes nothing, a share of 1 everything; all kinds are whole levels in 0..1."""
+def test_a_share_of_the_crops_is_drawn_on() -> None:
+    """A share of 0 changes nothing.  Some drawings cover a whole crop, and all kinds have levels in 0..255."""
     generator = np.random.default_rng(0)
     crops = torch.full((40, 3, 48, 48), 2.0)
     synthetic.mix_in(crops, 0.0, generator)
     assert (crops == 2).all()
     synthetic.mix_in(crops, 0.5, generator)
-    drawn = (crops <= 1).flatten(1).all(1)
-    assert 10 < drawn.sum() < 30
-    assert (crops[~drawn] == 2).all()
-    assert crops[drawn].min() >= 0
+    whole = (crops <= 1).flatten(1).all(1)
+    drawn_on = (crops <= 1).flatten(1).any(1)
+    assert 10 < drawn_on.sum() < 30
+    assert 0 < whole.sum() < drawn_on.sum()
+    assert (crops[~drawn_on] == 2).all()
+    assert crops.min() >= 0
     for kind in synthetic.KINDS:
         levels = np.asarray(kind(48, generator))
         assert levels.shape == (48, 48, 3)

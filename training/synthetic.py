@@ -69,10 +69,27 @@ KINDS: tuple[Callable[[int, np.random.Generator], Array], ...] = (_flat, _gradie
 """Functions that draw a crop of a size in pixels, (size, size, 3) in 0..255."""
 
 
+PARTIAL: Final = 0.4
+"""Share of drawings that cover only a part of their photo, like a caption, a logo or a border."""
+
+
+def _span(size: int, generator: np.random.Generator) -> slice:
+    """Return a random part of 0..size, at least a quarter of it long.  Half of the parts reach an end."""
+    length = int(generator.integers(size // 4, size + 1))
+    start = int(generator.integers(0, size - length + 1))
+    if generator.random() < 0.5:
+        start = 0 if generator.random() < 0.5 else size - length
+    return slice(start, start + length)
+
+
 def mix_in(crops: Tensor, share: float, generator: np.random.Generator) -> None:
-    """Replace a share of crops (B, 3, S, S) in 0..1 by drawn ones, in place."""
-    for index in range(len(crops)):
+    """Draw over a share of crops (B, 3, S, S) in 0..1, in place.  Some drawings cover only a part of the crop."""
+    size = crops.shape[-1]
+    for crop in crops:
         if generator.random() < share:
-            drawn = KINDS[generator.integers(len(KINDS))](crops.shape[-1], generator)
-            whole = np.clip(np.rint(drawn), 0, 255).astype(np.float32) / 255
-            crops[index] = torch.from_numpy(whole).permute(2, 0, 1)
+            drawn = KINDS[generator.integers(len(KINDS))](size, generator)
+            whole = torch.from_numpy(np.clip(np.rint(drawn), 0, 255).astype(np.float32) / 255).permute(2, 0, 1)
+            rows = columns = slice(None)
+            if generator.random() < PARTIAL:
+                rows, columns = _span(size, generator), _span(size, generator)
+            crop[:, rows, columns] = whole[:, rows, columns]
