@@ -37,6 +37,9 @@ MAP_ROOM: Final = 256
 SECTION_FRAME: Final = 8
 """Bytes of a section besides its data, at most, for data of less than 2 MiB."""
 
+DRAWING: Final = 256
+"""Bytes that a file with a drawing without loss may take although the file of its latent is smaller."""
+
 FILL: Final = 0.97
 """Smallest share of `target_bytes` that a file takes, if its picture can take as much."""
 
@@ -85,7 +88,8 @@ def encode(
         network, refine = gradients, partial(_refined, gradients, pixels, options.refinements)
     else:
         network = store.load(model)
-    tiny = guard.cells_if_tiny(width, height) if options.guards_tiny else None
+    tiny = guard.cells_if_tiny(width, height) if options.guards_whole else None
+    drawing = guard.without_loss(pixels) if options.guards_whole else None
     decoded = options.with_fidelity or options.with_guard or tiny is not None
     share = 1 / (1 + _duration(options) + 2 * decoded)
     with progress.part(0, share):
@@ -96,7 +100,37 @@ def encode(
         return encode_latent(latent, width, height, model_hash, alpha, mode=mode, options=options, refine=refine)
 
     with progress.part(share, 1):
+        if drawing is not None and (data := _without_loss(file, pixels, drawing, options)):
+            return data
         return _with_decode(file, pixels, mode, options, tiny) if decoded else file(options)
+
+
+def _without_loss(
+    file: Callable[[EncodeOptions], bytes],
+    pixels: NDArray[np.uint8],
+    drawing: guard_patches.Patches,
+    options: EncodeOptions,
+) -> bytes | None:
+    """Return the file of a picture that is stored as one patch without loss, None if it takes too many bytes.
+
+    It may take `target_bytes`, or else what the file of the latent takes.   file: makes the file of the latent.
+    """
+    with progress.part(0, 0):
+        found = container.read(io.BytesIO(file(options.smallest)))
+        # No pixel of the network is seen, so the latent is the smallest one, and its decode is not needed.
+        added = _additions(found, pixels.copy(), pixels, drawing, measured=options.with_fidelity)
+        data = _with_sections(found, added)
+        if options.target_bytes is not None:
+            room = int(options.target_bytes)
+        else:
+            room = DRAWING if len(data) <= DRAWING else len(file(options))
+    return data if len(data) <= room else None
+
+
+def _with_sections(file: Container, added: list[Section]) -> bytes:
+    """Return the bytes of a file with more ignorable sections, which stand before the critical ones."""
+    place = next(index for index, known in enumerate(file.sections) if container.is_critical(known.name))
+    return Container(file.header, (*file.sections[:place], *added, *file.sections[place:])).to_bytes()
 
 
 def _with_decode(
@@ -108,8 +142,8 @@ def _with_decode(
 ) -> bytes:
     """Return the file of a picture with what is made of its own decode: guard patches and the fidelity map.
 
-    file: makes the file without them.   tiny: all cells of a picture that is guarded as a whole, else None.  With `target_bytes` they take their share of them.  They are left out if there
-    is no room for them.
+    file: makes the file without them.   tiny: all cells of a picture that is guarded as a whole, else None.  With
+    `target_bytes` they take their share of them.  They are left out if there is no room for them.
     """
     target = None if options.target_bytes is None else int(options.target_bytes)
     guarded, cells = options.with_guard or tiny is not None, tiny
@@ -129,9 +163,7 @@ def _with_decode(
         room = _share_of(len(data), options.guard_share) if limit is None else limit
         patches = guard.choose(pixels, colour, room - SECTION_FRAME, cells) if guarded else None
         added = _additions(found, colour, pixels, patches, measured=options.with_fidelity)
-        places = [index for index, known in enumerate(found.sections) if container.is_critical(known.name)]
-        sections = (*found.sections[: places[0]], *added, *found.sections[places[0] :])
-        return Container(found.header, sections).to_bytes(), sum(len(section.to_bytes()) for section in added)
+        return _with_sections(found, added), sum(len(section.to_bytes()) for section in added)
 
     if target is None:
         return finished(options, None)[0]

@@ -42,6 +42,9 @@ SPREAD: Final = 1.0
 TINY: Final = 32
 """Pixels along the shorter side below which a picture is guarded as a whole: it has one latent position there."""
 
+EVEN: Final = 0.5
+"""Share of pixels with the colour of their left neighbour from which on a picture is probably drawn."""
+
 WEBP_QUALITY: Final = (30, 90)
 QUALITY_STEP: Final = 6
 """Lowest and highest WebP quality of patches, and the distance of the qualities that are tried."""
@@ -87,6 +90,23 @@ def cells_if_tiny(width: int, height: int) -> NDArray[np.bool_] | None:
     return np.ones((rows, columns), bool) if min(width, height) < TINY else None
 
 
+def without_loss(pixels: NDArray[np.uint8]) -> Patches | None:
+    """Return a drawn picture as one patch without loss, None for one that is not drawn or too large for a patch.
+
+    pixels: uint8 (H, W, 3).   A picture is drawn if many pixels have the colour of their left neighbour.
+    """
+    height, width = pixels.shape[:2]
+    columns, rows = stored.grid(width, height)
+    if max(columns, rows) > MAX_ATLAS:
+        return None
+    even = np.count_nonzero((pixels[:, 1:] == pixels[:, :-1]).all(2))
+    if even < EVEN * height * (width - 1):
+        return None
+    rect = Rect(0, 0, columns, rows)
+    atlas = Image.fromarray(_padded(pixels, rect))
+    return Patches((rect,), columns, *stored.chunk(_webp(atlas, lossless=True, quality=100, method=6)))
+
+
 def cells_of_boxes(boxes: Iterable[Sequence[int]], width: int, height: int) -> NDArray[np.bool_]:
     """Return the cells that cover boxes (left, top, right, bottom) in pixels: bool (rows, columns).
 
@@ -116,8 +136,8 @@ def harm(original: NDArray[np.uint8], decoded: NDArray[np.uint8]) -> NDArray[np.
     original, decoded: uint8 (H, W, bands) without alpha.
 
     Errors of fine detail count, up to the detail that the original has.  They are divided by the gradient of the
-    background, because lively surroundings hide them.  They count less where all edges have one direction, because the decoder keeps long edges.  What remains is
-    small structure of high contrast on quiet ground: letters, eyes.
+    background, because lively surroundings hide them.  They count less where all edges have one direction, because the decoder
+    keeps long edges.  What remains is small structure of high contrast on quiet ground: letters, eyes.
     """
     rows = -(-len(original) // CELL)
     parts = [_statistics(original, decoded, top, min(top + STRIP, rows)) for top in range(0, rows, STRIP)]

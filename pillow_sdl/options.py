@@ -28,7 +28,7 @@ FIDELITY_EFFORT: Final = 3
 """Effort from which on files carry a fidelity map."""
 
 GUARD_EFFORT: Final = 3
-"""Effort from which on tiny pictures are guarded as a whole by default."""
+"""Effort from which on tiny and drawn pictures are guarded as a whole by default."""
 
 AUTO_GUARD: Final = "auto"
 NO_GUARD: Final = "off"
@@ -68,7 +68,8 @@ class EncodeOptions:
     guard: which parts of the picture are stored as real pixels besides, which needs a decode.  "auto": where the
     network does most harm.  "off": none.  "text", "faces" or "text,faces": what detectors find, from the extra
     `pillow-sdl[guard]`.  A list of boxes (left, top, right, bottom) in pixels.  A mask: an image of the picture's size
-    that is not 0 there.  None: pictures with a side below 32 pixels as a whole from effort 3 on, otherwise "off".
+    that is not 0 there.  None: the same as "off", but from effort 3 on some pictures are stored as pixels as a whole.
+    These are pictures with a side below 32 pixels, and drawings that take no more bytes without loss.
     guard_share: largest part of the file's bytes that these pixels may take, 0.01 to 0.95.
     icc_profile, exif, xmp: bytes to store; empty for none; at most 16 MiB each.
     Raises ValueError, which says what is allowed.
@@ -168,8 +169,8 @@ class EncodeOptions:
         return self.guard is not None and (not isinstance(self.guard, str) or self.guard != NO_GUARD)
 
     @property
-    def guards_tiny(self) -> bool:
-        """Whether pictures that are too small for a latent are stored as real pixels."""
+    def guards_whole(self) -> bool:
+        """Whether pictures that are too small for a latent, and drawings, are stored as real pixels as a whole."""
         return self.effort >= GUARD_EFFORT if self.guard is None else self.guard == AUTO_GUARD
 
     @property

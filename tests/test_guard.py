@@ -239,7 +239,7 @@ def test_the_guard_finds_letters() -> None:
     assert np.asarray(covered.crop((158, 194, 290, 206))).mean() > 0.8 * 255
 
 
-@pytest.mark.parametrize("picture", [Image.new("RGB", (200, 120), (0, 255, 0)), images.gradient(256, 256)])
+@pytest.mark.parametrize("picture", [images.gradient(200, 120), images.gradient(256, 256)])
 def test_the_guard_leaves_smooth_pictures_alone(picture: Image.Image) -> None:
     """Nothing is stored that is not needed."""
     assert not guarded(images.saved(picture, guard="auto"))
@@ -387,14 +387,14 @@ def test_text_is_found() -> None:
     assert guarded(images.saved(sign(), guard="text,faces" if "dlib" in sys.modules else "text"))
 
 
-def test_the_default_guards_tiny_pictures_only() -> None:
+def test_the_default_guards_whole_and_drawn_pictures_only() -> None:
     """From the effort on at which files are decoded anyway."""
     for effort in range(options.MAX_EFFORT + 1):
         found = options.EncodeOptions(effort=effort)
-        assert (found.with_guard, found.guards_tiny) == (False, effort >= options.GUARD_EFFORT)
+        assert (found.with_guard, found.guards_whole) == (False, effort >= options.GUARD_EFFORT)
     assert options.EncodeOptions(effort=0, guard="auto").with_guard
-    assert options.EncodeOptions(effort=0, guard="auto").guards_tiny
-    assert not options.EncodeOptions(guard="off").guards_tiny
+    assert options.EncodeOptions(effort=0, guard="auto").guards_whole
+    assert not options.EncodeOptions(guard="off").guards_whole
     assert not guarded(images.saved(sign()))
 
 
@@ -432,3 +432,78 @@ def test_small_pictures_are_not_guarded_as_a_whole() -> None:
     """From 32 pixels on the latent does it."""
     assert guard.cells_if_tiny(32, 32) is None
     assert guard.cells_if_tiny(31, 4000) is not None
+
+
+def drawing(width: int, height: int) -> Image.Image:
+    """A page with letters, a box and a chessboard."""
+    image = Image.new("RGB", (width, height), (250, 250, 240))
+    draw = ImageDraw.Draw(image)
+    for top in range(8, height // 2, 16):
+        draw.text((8, top), "Gate 27, platform 4. Mind the step.", (20, 20, 60), ImageFont.load_default(11))
+    draw.rectangle((8, height // 2, width // 3, height - 8), (200, 30, 0))
+    image.paste(images.checker(width // 3, height // 3, 2), (width // 2, height // 2))
+    return image
+
+
+@pytest.mark.parametrize("quality", [0, 25, 60, 100])
+@pytest.mark.parametrize(
+    "picture",
+    [
+        *(Image.new("RGB", (33, 70), colour) for colour in ((255, 0, 0), (0, 255, 0), (0, 0, 0))),
+        Image.new("L", (64, 64), 77),
+        Image.new("RGB", (517, 383), (0, 255, 0)),
+        drawing(300, 200),
+    ],
+)
+def test_drawings_are_stored_without_loss(picture: Image.Image, quality: int) -> None:
+    """Every quality gives the same picture, in no more bytes than a latent takes, or in a few."""
+    data = images.saved(picture, quality=quality)
+    assert np.array_equal(np.asarray(images.opened(data)), np.asarray(picture))
+    assert len(data) <= max(256, len(images.saved(picture, quality=quality, guard="off", fidelity=False)))
+    found = pillow_sdl.fidelity(io.BytesIO(data))
+    assert found is not None
+    assert found.error.max() == np.float32(2 ** (1 / 2))
+
+
+def test_a_drawing_keeps_its_alpha_and_metadata() -> None:
+    """A patch has no alpha, and does not need it."""
+    picture = drawing(200, 160)
+    picture.putalpha(Image.linear_gradient("L").resize(picture.size))
+    data = images.saved(picture, exif=b"Exif\0\0MM\0*\0\0\0\x08\0\0\0\0\0\0")
+    found = images.opened(data)
+    seen = np.asarray(picture.getchannel("A")) > 0
+    assert np.array_equal(np.asarray(found)[seen], np.asarray(picture)[seen])
+    assert found.getchannel("A").tobytes() == picture.getchannel("A").tobytes()
+    assert decode.inspect(images.parsed(data))["bytes"]["e"]
+
+
+def test_a_drawing_that_needs_more_bytes_than_its_latent_is_none() -> None:
+    """Even ground beside a photo is not enough."""
+    picture = Image.new("RGB", (640, 256), "white")
+    picture.paste(photo(), (0, 0))
+    assert guard.without_loss(np.asarray(picture)) is not None
+    assert not guarded(images.saved(picture, quality=30))
+
+
+def test_a_drawing_takes_at_most_its_target_size() -> None:
+    """What fits is stored without loss, and for less there is the latent."""
+    picture = drawing(300, 200)
+    size = len(images.saved(picture))
+    data = images.saved(picture, target_bytes=size)
+    assert images.difference(images.opened(data), picture) == 0
+    less = images.saved(picture, target_bytes=size - 1)
+    assert len(less) < size
+    assert images.difference(images.opened(less), picture) > 0
+
+
+@pytest.mark.parametrize("chosen", [{"guard": "off"}, {"effort": options.GUARD_EFFORT - 1}])
+def test_a_drawing_is_a_latent_if_it_is_asked_for(chosen: dict[str, Any]) -> None:
+    """Both ways to ask are documented."""
+    assert not guarded(images.saved(drawing(96, 64), **chosen))
+
+
+def test_photos_and_pictures_too_large_for_a_patch_are_no_drawings() -> None:
+    """A side of a WebP picture has at most 16383 pixels, and cells are whole."""
+    assert guard.without_loss(np.asarray(photo())) is None
+    assert guard.without_loss(np.zeros((1, CELL * patches.MAX_ATLAS, 3), np.uint8)) is not None
+    assert guard.without_loss(np.zeros((1, CELL * patches.MAX_ATLAS + 1, 3), np.uint8)) is None
