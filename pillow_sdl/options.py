@@ -68,9 +68,11 @@ class EncodeOptions:
     guard: which parts of the picture are stored as real pixels besides, which needs a decode.  "auto": where the
     network does most harm.  "off": none.  "text", "faces" or "text,faces": what detectors find, from the extra
     `pillow-sdl[guard]`.  A list of boxes (left, top, right, bottom) in pixels.  A mask: an image of the picture's size
-    that is not 0 there.  None: the same as "off", but from effort 3 on some pictures are stored as pixels as a whole.
-    These are pictures with a side below 32 pixels, and drawings that take no more bytes without loss.
-    guard_share: largest part of the file's bytes that these pixels may take, 0.01 to 0.95.
+    that is not 0 there.  None: none, but from effort 3 on some pictures are stored as pixels as a whole.  These are
+    pictures with a side below 32 pixels, and drawings that take no more bytes without loss.  Every other name but
+    "off" does that too.
+    guard_share: largest part of the file's bytes that these pixels may take, 0.01 to 0.95.  It does not hold for
+    pictures that are stored as pixels as a whole.
     icc_profile, exif, xmp: bytes to store; empty for none; at most 16 MiB each.
     Raises ValueError, which says what is allowed.
     """
@@ -171,7 +173,9 @@ class EncodeOptions:
     @property
     def guards_whole(self) -> bool:
         """Whether pictures that are too small for a latent, and drawings, are stored as real pixels as a whole."""
-        return self.effort >= GUARD_EFFORT if self.guard is None else self.guard == AUTO_GUARD
+        if self.guard is None:
+            return self.effort >= GUARD_EFFORT
+        return isinstance(self.guard, str) and self.guard != NO_GUARD
 
     @property
     def choices(self) -> Choices:
