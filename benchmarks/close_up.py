@@ -42,11 +42,11 @@ def page() -> Image.Image:
     return image
 
 
-def coded(image: Image.Image, rate: float) -> Image.Image:
-    """Return an image after a file of that many bits per pixel."""
+def coded(image: Image.Image, rate: float) -> tuple[bytes, Image.Image]:
+    """Return the .sdl file of an image with that many bits per pixel, and what it shows."""
     file = io.BytesIO()
     image.save(file, "SDL", target_bytes=round(rate * image.width * image.height / 8))
-    return Image.open(file).convert("RGB")
+    return file.getvalue(), Image.open(file).convert("RGB")
 
 
 def main() -> None:
@@ -58,7 +58,7 @@ def main() -> None:
         portrait = source.convert("RGB")
     panels = []
     for image, places in ((portrait, CROPS), (page(), ((4, 4),))):
-        versions = [("original", image), *((f"{rate} bits per pixel", coded(image, rate)) for rate in RATES)]
+        versions = [("original", image), *((f"{rate} bits per pixel", coded(image, rate)[1]) for rate in RATES)]
         for left, top in places:
             for text, version in versions:
                 crop = version.crop((left, top, left + SIDE, top + SIDE))
