@@ -5,12 +5,13 @@ Only `decode` runs a network.  Everything else works with NumPy alone.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from . import fidelity_map, progress, registry, settings
 from .errors import LimitError, ModelError
+from .fidelity_map import LUMA
 from .format import alpha as alpha_plane
 from .format import container, metadata
 from .format import patches as guard_patches
@@ -21,9 +22,6 @@ from .latent.base import Coded, Quantized
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-LUMA: Final = (0.299, 0.587, 0.114)
-"""Weights of red, green and blue in a grey value: ITU-R BT.601, as in Pillow's conversion to L."""
 
 
 class Decoded(NamedTuple):
@@ -230,8 +228,8 @@ def inspect(file: Container) -> dict[str, Any]:
     """Describe a file without decoding its payload.  The values are JSON types; `bytes` adds up to the file's size.
 
     A name is None if this reader does not know the file's number.  `guarded` has the boxes of guard patches: left, top,
-    right, bottom in pixels.  `fidelity` has the fidelity map, see `Fidelity`, or None.  `palette_size` and `dithered` are None for files
-    without a palette.  `model` is None if no model on this machine has the file's hash.
+    right, bottom in pixels.  `fidelity` has the fidelity map, see `Fidelity`, or None.  `palette_size` and `dithered`
+    are None for files without a palette.  `model` is None if no model on this machine has the file's hash.
     """
     header = file.header
     known = registry.load()

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LUMA: Final = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in a grey value: ITU-R BT.601, as in Pillow's conversion to L."""
 
 TOLERANCE: Final = 1.1
 """Root mean square, in levels, by which a conforming decoder may differ from the reference in a cell (SPEC 12)."""

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps, features
 
-from pillow_sdl import cli, fidelity, settings
+from pillow_sdl import cli, fidelity, fidelity_map, settings
 from pillow_sdl.report import compare, embed, formats, heat, metrics, page
 from pillow_sdl.SdlImagePlugin import SdlImageFile
 
@@ -431,7 +431,7 @@ def test_the_map_is_drawn_with_one_pixel_for_a_cell() -> None:
     assert drawn[0, 0].tolist() == drawn[0, 1].tolist() == list(heat.COLOURS[0])
     assert drawn[1, 1].tolist() == drawn[1, 2].tolist() == list(heat.COLOURS[-1])
     assert drawn[0, 2].tolist() == list(heat.COLOURS[1])
-    between = heat.colours(np.exp2(np.linspace(1, 6, 40, dtype=np.float32))) @ np.array(metrics.LUMA)
+    between = heat.colours(np.exp2(np.linspace(1, 6, 40, dtype=np.float32))) @ np.array(fidelity_map.LUMA)
     assert (np.diff(between) > 0).all()
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
+
+from ..errors import UnsupportedError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -105,3 +107,16 @@ class Quantizer(Protocol):
 
         Raises SdlError: MalformedError, LimitError or UnsupportedError for what the sections hold.
         """
+
+
+def name_of(numbers: Mapping[str, int], code: int, what: str) -> str:
+    """Return the name that a number of a header has in the registry's `quantizers` or `payloads`.
+
+    what: is named in the message.   Raises UnsupportedError, which lists the numbers, for an unknown number.
+    """
+    for name, number in numbers.items():
+        if number == code:
+            return name
+    known = ", ".join(f"{number} ({name})" for name, number in numbers.items())
+    msg = f"{what} {code} found; this reader knows {known}"
+    raise UnsupportedError(msg)

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Final, Protocol
 import numpy as np
 
 from .. import registry
-from ..errors import MalformedError, UnsupportedError
+from ..errors import MalformedError
 from ..format import zstd
-from . import context, rans
+from . import base, context, rans
 from .rounding import MAX_SYMBOL
 
 if TYPE_CHECKING:
@@ -191,13 +191,7 @@ METHODS: Final[dict[str, Method]] = {"zstd": ZstdMethod(), "range": RangeMethod(
 
 
 def _method(code: int) -> Method:
-    numbers = registry.load().payloads
-    for name, number in numbers.items():
-        if number == code:
-            return METHODS[name]
-    known = " and ".join(f"{number} ({name})" for name, number in numbers.items())
-    msg = f"payload method {code} found; this reader knows {known}"
-    raise UnsupportedError(msg)
+    return METHODS[base.name_of(registry.load().payloads, code, "payload method")]
 
 
 def encode(symbols: NDArray[np.int16], method: int, space: str, log2_steps: NDArray[np.int64]) -> bytes:

@@ -6,7 +6,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from .. import registry
-from ..errors import UnsupportedError
+from . import base
 from .palette import PaletteQuantizer
 from .scalar import ScalarQuantizer
 
@@ -20,10 +20,4 @@ QUANTIZERS: Final[dict[str, Quantizer]] = {"scalar": ScalarQuantizer(), "palette
 @cache
 def by_code(code: int) -> Quantizer:
     """Return the quantizer with a number of a header.  Raises UnsupportedError for an unknown number."""
-    numbers = registry.load().quantizers
-    for name, number in numbers.items():
-        if number == code:
-            return QUANTIZERS[name]
-    known = ", ".join(f"{number} ({name})" for name, number in numbers.items())
-    msg = f"quantizer {code} found; this reader knows {known}"
-    raise UnsupportedError(msg)
+    return QUANTIZERS[base.name_of(registry.load().quantizers, code, "quantizer")]

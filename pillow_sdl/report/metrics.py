@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from ..fidelity_map import LUMA
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Floats = NDArray[np.floating[Any]]
-
-LUMA: Final = (0.299, 0.587, 0.114)
 
 WINDOW: Final = 11
 SIGMA: Final = 1.5
