@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import io
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -42,10 +42,10 @@ def page() -> Image.Image:
     return image
 
 
-def coded(image: Image.Image, rate: float) -> tuple[bytes, Image.Image]:
-    """Return the .sdl file of an image with that many bits per pixel, and what it shows."""
+def coded(image: Image.Image, rate: float, **options: Any) -> tuple[bytes, Image.Image]:
+    """Return the .sdl file of an image with that many bits per pixel, and what it shows.   options: of `save`."""
     file = io.BytesIO()
-    image.save(file, "SDL", target_bytes=round(rate * image.width * image.height / 8))
+    image.save(file, "SDL", target_bytes=round(rate * image.width * image.height / 8), **options)
     return file.getvalue(), Image.open(file).convert("RGB")
 
 
