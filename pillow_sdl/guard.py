@@ -19,7 +19,7 @@ from .format import patches as stored
 from .format.patches import CELL, MAX_ATLAS, Patches, Rect
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -43,7 +43,7 @@ TINY: Final = 32
 """Pixels along the shorter side below which a picture is guarded as a whole: it has one latent position there."""
 
 EVEN: Final = 0.5
-"""Share of pixels with the colour of their left neighbour from which on a picture is probably drawn."""
+"""Share of pixels with the colour of their left and upper neighbours from which on a picture is probably drawn."""
 
 WEBP_QUALITY: Final = (30, 90)
 QUALITY_STEP: Final = 6
@@ -54,6 +54,12 @@ COLOURS: Final = (2, 3, 4, 8, 16)
 
 DRAWN: Final = 25.0
 """Mean square error of the largest of these numbers, in squared levels, below which an atlas counts as drawn."""
+
+FEW_COLOURS: Final = 6.0
+"""The same for whole pictures, in which a gradient of many colours would become a few steps."""
+
+MOST_REDUCED: Final = 4
+"""How many times fewer bytes a drawing can take at most after its colours were reduced, about."""
 
 GOOD: Final = 16.0
 """Mean square error, in squared levels, that is good enough.  Of codings as good as that, the smallest is taken."""
@@ -90,21 +96,33 @@ def cells_if_tiny(width: int, height: int) -> NDArray[np.bool_] | None:
     return np.ones((rows, columns), bool) if min(width, height) < TINY else None
 
 
-def without_loss(pixels: NDArray[np.uint8]) -> Patches | None:
-    """Return a drawn picture as one patch without loss, None for one that is not drawn or too large for a patch.
+def is_drawn(pixels: NDArray[np.uint8]) -> bool:
+    """Return whether a picture, uint8 (H, W, 3), has the even ground of a drawing and fits into one patch."""
+    height, width = pixels.shape[:2]
+    across, down = ((pixels == np.roll(pixels, 1, axis)).all(2) for axis in (1, 0))
+    even = np.count_nonzero((across & down)[1:, 1:])
+    return even >= EVEN * (height - 1) * (width - 1) and max(stored.grid(width, height)) <= MAX_ATLAS
 
-    pixels: uint8 (H, W, 3).   A picture is drawn if many pixels have the colour of their left neighbour.
+
+def drawings(pixels: NDArray[np.uint8], room: int) -> Iterator[tuple[Patches, float]]:
+    """Yield a picture as one patch without loss, then with fewer and fewer colours, each with its mean square error.
+
+    pixels: uint8 (H, W, 3), see `is_drawn`.   room: bytes that the section may take.  Fewer colours are not tried if
+    the patch without loss takes several times as much, or if the picture needs many colours.
     """
     height, width = pixels.shape[:2]
-    columns, rows = stored.grid(width, height)
-    if max(columns, rows) > MAX_ATLAS:
-        return None
-    even = np.count_nonzero((pixels[:, 1:] == pixels[:, :-1]).all(2))
-    if even < EVEN * height * (width - 1):
-        return None
-    rect = Rect(0, 0, columns, rows)
+    rect = Rect(0, 0, *stored.grid(width, height))
     atlas = Image.fromarray(_padded(pixels, rect))
-    return Patches((rect,), columns, *stored.chunk(_webp(atlas, lossless=True, quality=100, method=6)))
+
+    def patches(picture: Image.Image) -> Patches:
+        return Patches((rect,), rect.columns, *stored.chunk(_webp(picture, lossless=True, quality=100, method=6)))
+
+    exact = patches(atlas)
+    yield exact, 0.0
+    if len(exact.data) <= MOST_REDUCED * room and _error(atlas, _reduced(atlas, max(COLOURS))) < FEW_COLOURS:
+        for colours in reversed(COLOURS):
+            reduced = _reduced(atlas, colours)
+            yield patches(reduced), _error(atlas, reduced)
 
 
 def cells_of_boxes(boxes: Iterable[Sequence[int]], width: int, height: int) -> NDArray[np.bool_]:

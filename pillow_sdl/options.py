@@ -69,8 +69,8 @@ class EncodeOptions:
     network does most harm.  "off": none.  "text", "faces" or "text,faces": what detectors find, from the extra
     `pillow-sdl[guard]`.  A list of boxes (left, top, right, bottom) in pixels.  A mask: an image of the picture's size
     that is not 0 there.  None: none, but from effort 3 on some pictures are stored as pixels as a whole.  These are
-    pictures with a side below 32 pixels, and drawings that take no more bytes without loss.  Every other name but
-    "off" does that too.
+    pictures with a side below 32 pixels, and drawings that take no more bytes with all or a few of their colours.
+    Every other name but "off" does that too.
     guard_share: largest part of the file's bytes that these pixels may take, 0.01 to 0.95.  It does not hold for
     pictures that are stored as pixels as a whole.
     icc_profile, exif, xmp: bytes to store; empty for none; at most 16 MiB each.
