@@ -38,6 +38,8 @@ LAYERS: list[dict[str, set[str]]] = [
     {"models.store": {"numpy", "safetensors"}},
     {
         "options": {"PIL", "numpy"},
+        "failures": {"PIL"},
+        "pictures": {"PIL"},
         "fidelity_map": {"numpy"},
         "detectors": {"numpy", "dlib", "rapidocr"},
         "guard": {"PIL", "numpy"},
