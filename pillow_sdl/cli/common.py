@@ -121,7 +121,7 @@ def add_many(command: argparse.ArgumentParser, *, writes: bool) -> None:
         metavar="N",
         help=f"number of processes, 1 (default) to {MAX_JOBS}; the CPU threads are divided among them",
     )
-    command.set_defaults(skip_existing=False)
+    command.set_defaults(skip_existing=False, ray=None)
     if writes:
         command.add_argument(
             "--skip-existing",

@@ -13,7 +13,7 @@ from .. import pictures, registry
 from ..latent.entropy import METHODS
 from ..latent.quantizers import QUANTIZERS
 from ..options import EncodeOptions
-from . import common, folders
+from . import cluster, common, folders
 
 SUFFIX: Final = ".sdl"
 
@@ -73,6 +73,7 @@ def add(commands: Any) -> None:
     command.add_argument("--strip", action="store_true", help="do not store Exif, XMP and the ICC profile")
     common.add_output(command, f"INPUT{SUFFIX}")
     common.add_many(command, writes=True)
+    cluster.add(command)
     common.add_settings(command, "device", "threads")
     common.add_quiet(command)
 
@@ -122,7 +123,8 @@ def _flag(name: str) -> str:
 def run(options: argparse.Namespace) -> int:
     """Encode every input.  Returns the exit status."""
     _check(options)
-    return folders.run(options, COMMAND)
+    command = cluster.command(COMMAND, options, _given(options)) if options.ray else COMMAND
+    return folders.run(options, command)
 
 
 def _given(options: argparse.Namespace) -> dict[str, Any]:
@@ -142,6 +144,8 @@ def _check(options: argparse.Namespace) -> None:
         options.parser.error(str(exc))
     output: str | None = options.output
     if not output or output == common.STREAM or common.is_folder(output) or common.names_folder(output):
+        return
+    if options.ray and cluster.is_remote(options):
         return
     is_file = len(options.inputs) == 1 and not folders.has_folder(options) and not common.is_device(output)
     if is_file and Path(output).suffix.lower() != SUFFIX:
