@@ -170,16 +170,18 @@ def require() -> None:
         raise BackendError(msg) from exc
 
 
-def connect(address: str | None = None, **options: Any) -> None:
-    """Connect to Ray unless the program is connected.   address, options: of `ray.init`.
+def connect(address: str | None = None, **options: Any) -> bool:
+    """Connect to Ray unless the program is connected.  Returns whether it was not.
 
-    A Ray that is started here sends no usage statistics.  Raises what `ray.init` raises.
+    A Ray that is started here sends no usage statistics.   address, options: of `ray.init`.   Raises what that raises.
     """
     import ray
 
-    if not ray.is_initialized():
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        ray.init(address, **options)
+    if ray.is_initialized():
+        return False
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    ray.init(address, **options)
+    return True
 
 
 def disconnect() -> None:

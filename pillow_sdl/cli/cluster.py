@@ -107,7 +107,7 @@ def _outcomes(tasks: list[folders.Task], plan: ray.Plan, options: Namespace, giv
     waiting = {job.output: task for job, task in zip(plan.jobs, tasks, strict=True)}
     if not tasks:
         return
-    _connect(options, cpus)
+    connected = _connect(options, cpus)
     try:
         for row in ray.run(plan.jobs, work, options.jobs):
             task = waiting.pop(row["output"])
@@ -118,11 +118,15 @@ def _outcomes(tasks: list[folders.Task], plan: ray.Plan, options: Namespace, giv
             else:
                 yield task, folders.Outcome(folders.Made("", size=row["output_bytes"]), None, messages)
     finally:
-        ray.disconnect()
+        if connected:
+            ray.disconnect()
 
 
-def _connect(options: Namespace, cpus: int) -> None:
-    """Connect to Ray, or start it, and keep its messages off the terminal.   cpus: for each actor."""
+def _connect(options: Namespace, cpus: int) -> bool:
+    """Connect to Ray, or start it, and keep its messages off the terminal.  Returns what `ray.connect` returns.
+
+    cpus: for each actor.
+    """
     from ray.data import DataContext
 
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
@@ -132,7 +136,8 @@ def _connect(options: Namespace, cpus: int) -> None:
         # Ray counts CPUs that it is told of.  All actors that the user asks for must have room.
         more |= {"num_cpus": max(settings.default_threads(), (options.jobs or 1) * cpus), "include_dashboard": False}
     try:
-        ray.connect(options.ray, **more)
+        connected = ray.connect(options.ray, **more)
     except (OSError, ValueError, RuntimeError) as exc:
         raise common.RefusedError(common.reason(exc), f"Ray at {options.ray}") from exc
     DataContext.get_current().enable_progress_bars = False
+    return connected
