@@ -69,7 +69,9 @@ def address() -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(ROOT))
         patch.delenv("RAY_ADDRESS", raising=False)
-        patch.delenv("RAY_USAGE_STATS_ENABLED", raising=False)
+        for name in ("RAY_USAGE_STATS_ENABLED", "RAY_worker_niceness"):
+            patch.setenv(name, "")  # So that it is as before after the tests.
+            patch.delenv(name)
         cluster.connect("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
         ray.data.DataContext.get_current().enable_progress_bars = False
         assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
