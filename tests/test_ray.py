@@ -332,6 +332,21 @@ def test_a_wrong_address_is_an_error(
     assert "sdl: Ray at nowhere:1: no cluster there" in capsys.readouterr().err
 
 
+def test_workers_that_cannot_work_are_an_error(
+    monkeypatch: pytest.MonkeyPatch, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As on machines without this package."""
+
+    def run(*_: object) -> Iterator[dict[str, Any]]:
+        yield from ()
+        msg = "The actor died\ntraceback\nModuleNotFoundError: No module named 'pillow_sdl'\n"
+        raise ray.exceptions.RayError(msg)
+
+    monkeypatch.setattr(cluster, "run", run)
+    assert cli.main(["encode", "--ray", "auto", str(photos / GOOD[1]), "-o", str(tmp_path)]) == 1
+    assert "sdl: Ray at auto: ModuleNotFoundError: No module named 'pillow_sdl'" in capsys.readouterr().err
+
+
 def test_without_ray_the_message_has_the_install_line(
     monkeypatch: pytest.MonkeyPatch, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -108,6 +108,8 @@ def _outcomes(tasks: list[folders.Task], plan: ray.Plan, options: Namespace, giv
     if not tasks:
         return
     connected = _connect(options, cpus)
+    from ray.exceptions import RayError
+
     try:
         for row in ray.run(plan.jobs, work, options.jobs):
             task = waiting.pop(row["output"])
@@ -117,6 +119,8 @@ def _outcomes(tasks: list[folders.Task], plan: ray.Plan, options: Namespace, giv
                 yield task, folders.Outcome(None, failure, messages)
             else:
                 yield task, folders.Outcome(folders.Made("", size=row["output_bytes"]), None, messages)
+    except RayError as exc:  # Such as a worker that cannot import this package.  Its last line has the cause.
+        raise common.RefusedError(str(exc).strip().splitlines()[-1], f"Ray at {options.ray}") from exc
     finally:
         if connected:
             ray.disconnect()
