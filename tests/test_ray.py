@@ -54,7 +54,7 @@ TIME_LIMIT = 300
 """Seconds after which the program fails.  It takes a few on an idle machine."""
 
 
-class Deadly(fsspec_local.LocalFileSystem):  # type: ignore[misc]  # fsspec has no types
+class Deadly(fsspec_local.LocalFileSystem):  # type: ignore[misc, name-defined]  # has no types
     """The local file system.  Its users die of the picture `DEADLY`."""
 
     def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
