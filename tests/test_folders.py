@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from pillow_sdl import cli, settings
+from pillow_sdl import cli, failures, settings
 from pillow_sdl.cli import common, folders
 from pillow_sdl.format import container
 
@@ -712,4 +712,4 @@ def test_kinds_of_failures() -> None:
     assert common.kind(common.exists("x")) == "the file exists"
     assert common.kind(KeyError("x")) == "KeyError"
     assert common.kind(OSError(2, "No such file or directory", "x")) == "No such file or directory"
-    assert common.kind(Image.DecompressionBombError("Image size (1 pixels) exceeds ...")) == common.KINDS[4][1]
+    assert common.kind(Image.DecompressionBombError("Image size (1 pixels) exceeds ...")) == failures.KINDS[4][1]

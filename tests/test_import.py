@@ -38,6 +38,8 @@ LAYERS: list[dict[str, set[str]]] = [
     {"models.store": {"numpy", "safetensors"}},
     {
         "options": {"PIL", "numpy"},
+        "failures": {"PIL"},
+        "pictures": {"PIL"},
         "fidelity_map": {"numpy"},
         "detectors": {"numpy", "dlib", "rapidocr"},
         "guard": {"PIL", "numpy"},
@@ -53,9 +55,10 @@ LAYERS: list[dict[str, set[str]]] = [
         "desktop": set(),
         "startup": set(),
         "report": {"PIL", "numpy"},
+        "ray": {"PIL", "numpy", "pyarrow", "ray", "threadpoolctl"},
         "_pyinstaller": {"PyInstaller"},
     },
-    {"cli": {"PIL", "numpy", "threadpoolctl", "tqdm"}},
+    {"cli": {"PIL", "numpy", "pyarrow", "ray", "threadpoolctl", "tqdm"}},
     {"__main__": set()},
 ]
 """Modules and folders of the package from the bottom to the top, and the third-party packages that each may import.
@@ -67,10 +70,10 @@ lower ones.  `models.store` builds networks, so it is above them; the rest of `m
 STRANGERS = [("format", "models"), ("settings", "latent")]
 """Pairs of entries that import nothing from each other, in either direction, although their layers would allow it."""
 
-RUN_TIMES = {"torch", "diffusers", "onnxruntime", "transformers", "dlib", "rapidocr"}
+RUN_TIMES = {"torch", "diffusers", "onnxruntime", "transformers", "dlib", "rapidocr", "ray", "pyarrow"}
 """Packages that take seconds to import.  Only modules of `models.networks` import them when they are imported."""
 
-PUBLIC = ["pillow_sdl", "pillow_sdl.SdlImagePlugin", "pillow_sdl.errors"]
+PUBLIC = ["pillow_sdl", "pillow_sdl.SdlImagePlugin", "pillow_sdl.errors", "pillow_sdl.ray"]
 """The modules that users may import."""
 
 

@@ -17,18 +17,12 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from .. import atomic, settings
-from ..errors import (
-    BackendError,
-    ChecksumError,
-    LimitError,
-    MalformedError,
-    ModelError,
-    TruncatedError,
-    UnsupportedError,
-)
+from ..failures import RefusedError as RefusedError
+from ..failures import kind as kind
+from ..failures import reason as reason
 from ..format import container
 
 if TYPE_CHECKING:
@@ -53,34 +47,6 @@ FILES_BAR: Final = "{desc}: {n_fmt} of {total_fmt} files |{bar}| {rate_noinv_fmt
 
 MAX_JOBS: Final = 60
 """Most worker processes: Windows can wait for 63 objects at once."""
-
-KINDS: Final = (
-    (ChecksumError, "a checksum does not match"),
-    (TruncatedError, "the file ends too early"),
-    (MalformedError, "the file breaks a rule of the specification"),
-    (UnsupportedError, "the file uses something unknown to this release"),
-    ((LimitError, Image.DecompressionBombError), "the picture is above a size limit"),
-    (ModelError, "the model cannot be used"),
-    (BackendError, "a package is missing"),
-)
-"""Kinds of failures by classes of exceptions.  The first class that fits counts.  Others are named by their message."""
-
-# Tags that describe how a TIFF file stores its pixels, and those of XMP and the ICC profile, which are stored apart:
-# size, compression, colour coding, strips, tiles, samples, 700 (XMP), 34675 (ICC profile).
-LAYOUT_TAGS: Final = frozenset(
-    [*range(254, 260), 262, 266, 273, *range(277, 280), 284, 317, *range(320, 326), 338, 339, 700, 34675]
-)
-
-
-class RefusedError(Exception):
-    """An input or output that cannot be used.
-
-    place: the file or stream that is wrong, None for the input that is being processed.
-    """
-
-    def __init__(self, message: str, place: str | None = None) -> None:
-        super().__init__(message)
-        self.place = place
 
 
 class CollisionError(Exception):
@@ -155,7 +121,7 @@ def add_many(command: argparse.ArgumentParser, *, writes: bool) -> None:
         metavar="N",
         help=f"number of processes, 1 (default) to {MAX_JOBS}; the CPU threads are divided among them",
     )
-    command.set_defaults(skip_existing=False)
+    command.set_defaults(skip_existing=False, ray=None)
     if writes:
         command.add_argument(
             "--skip-existing",
@@ -303,29 +269,6 @@ def discard_output() -> None:
                 os.dup2(null, stream.fileno())
 
 
-def reason(exc: Exception) -> str:
-    """Return what an exception says, as a message for users."""
-    if isinstance(exc, UnidentifiedImageError):
-        return "not a picture that Pillow can read"
-    if isinstance(exc, MemoryError):
-        return "not enough memory"
-    if isinstance(exc, MalformedError) and exc.rule:
-        return f"{exc} (rule {exc.rule} of the specification)"
-    if isinstance(exc, OSError) and exc.strerror:
-        return exc.strerror  # Without the error number and the file name, which the message has already.
-    if isinstance(exc, (RefusedError, OSError, ValueError, Image.DecompressionBombError)):
-        return str(exc)
-    return f"{type(exc).__name__}: {exc}"
-
-
-def kind(exc: Exception) -> str:
-    """Return the kind of an exception, which is equal for similar failures of several files."""
-    for classes, text in KINDS:
-        if isinstance(exc, classes):
-            return text
-    return re.split(r"\s*[:;(]", reason(exc))[0]
-
-
 # Inputs
 
 
@@ -442,21 +385,6 @@ def read_container(name: str) -> container.Container:
             return container.read(file)
     except SyntaxError as exc:
         raise RefusedError(str(exc)) from exc
-
-
-def metadata_of(image: Image.Image) -> dict[str, Any]:
-    """Return the Exif and XMP of an opened image, as options of `save`."""
-    found = {"exif": image.info.get("exif") or _tags(image), "xmp": image.info.get("xmp")}
-    return {key: value for key, value in found.items() if value}
-
-
-def _tags(image: Image.Image) -> bytes:
-    """Return the Exif of formats that store it in another form, such as TIFF, without `LAYOUT_TAGS`."""
-    exif = image.getexif()
-    for tag in LAYOUT_TAGS.intersection(exif):
-        del exif[tag]
-    data = exif.tobytes()
-    return b"" if data == Image.Exif().tobytes() else data
 
 
 # Outputs

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from PIL import Image
 
+from .. import pictures
 from ..SdlImagePlugin import SdlImageFile
 from . import common, folders, origin
 
@@ -96,7 +97,7 @@ def _make(task: folders.Task, options: argparse.Namespace) -> folders.Made:
         _check_format(image, kind, place)
         with common.progress_bar(task.name, options):
             image.load()
-        metadata = common.metadata_of(image)
+        metadata = pictures.metadata_of(image)
         xmp = metadata.pop("xmp", None)
         if options.origin:
             merged = origin.merge(xmp)

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import io
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
-
-from PIL import Image
+from typing import Any, Final
 
 from .. import options as opt
-from .. import registry
+from .. import pictures, registry
 from ..latent.entropy import METHODS
 from ..latent.quantizers import QUANTIZERS
 from ..options import EncodeOptions
-from . import common, folders
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from . import cluster, common, folders
 
 SUFFIX: Final = ".sdl"
 
@@ -63,14 +57,8 @@ SIZE_OPTIONS: Final = ("quality", "target_bytes")
 PALETTE_OPTIONS: Final = ("palette_size", "dither")
 """Options that only the palette quantizer has."""
 
-NO_PICTURES: Final = frozenset({"SDL", "BUFR", "GRIB", "HDF5", "MPEG"})
-"""Formats that are not taken from folders: this package's own, and those of which Pillow reads nothing but the name."""
-
 BOXES: Final = re.compile(r"\d+(,\d+){3}(;\d+(,\d+){3})*")
 """Boxes as --guard takes them."""
-
-DEEP: Final = re.compile(r";(12|14|16|32)[BLN]")
-"""Names of Pillow's raw modes with more than 8 bits a sample, such as RGB;16B.  BGR;16 has 16 bits a pixel."""
 
 
 def add(commands: Any) -> None:
@@ -85,6 +73,7 @@ def add(commands: Any) -> None:
     command.add_argument("--strip", action="store_true", help="do not store Exif, XMP and the ICC profile")
     common.add_output(command, f"INPUT{SUFFIX}")
     common.add_many(command, writes=True)
+    cluster.add(command)
     common.add_settings(command, "device", "threads")
     common.add_quiet(command)
 
@@ -134,7 +123,8 @@ def _flag(name: str) -> str:
 def run(options: argparse.Namespace) -> int:
     """Encode every input.  Returns the exit status."""
     _check(options)
-    return folders.run(options, COMMAND)
+    command = cluster.command(COMMAND, options, _given(options)) if options.ray else COMMAND
+    return folders.run(options, command)
 
 
 def _given(options: argparse.Namespace) -> dict[str, Any]:
@@ -155,6 +145,8 @@ def _check(options: argparse.Namespace) -> None:
     output: str | None = options.output
     if not output or output == common.STREAM or common.is_folder(output) or common.names_folder(output):
         return
+    if options.ray and cluster.is_remote(options):
+        return
     is_file = len(options.inputs) == 1 and not folders.has_folder(options) and not common.is_device(output)
     if is_file and Path(output).suffix.lower() != SUFFIX:
         options.parser.error(f"encode writes SDL files, so the name of the output must end in {SUFFIX}: {output}")
@@ -168,44 +160,13 @@ def _make(task: folders.Task, options: argparse.Namespace) -> folders.Made:
     """Return the SDL file of an input."""
     name = task.name
     with common.open_image(name) as image:
-        for text in _losses(image):
+        for text in pictures.losses(image):
             common.warn(common.shown_input(name), text)
-        metadata = {"icc_profile": b""} if options.strip else common.metadata_of(image)
-        target = io.BytesIO()
         with common.progress_bar(name, options):
-            image.save(target, "SDL", **_given(options), **metadata)
+            data = pictures.encoded(image, strip=options.strip, **_given(options))
         width, height = image.size
-    data = target.getvalue()
     bits = 8 * len(data) / (width * height)
     return folders.Made(f"{width} x {height}, {len(data):,} bytes, {bits:.3f} bits per pixel", data)
 
 
-def _pictures() -> set[str]:
-    """Return the extensions of the files in folders that are encoded: of all formats that Pillow can read, but SDL."""
-    kinds = Image.registered_extensions()  # Loads all plugins.
-    readable = Image.OPEN.keys() | {"MPO"}  # Pillow opens MPO files as JPEG files.
-    return {suffix for suffix, kind in kinds.items() if kind in readable - NO_PICTURES}
-
-
-COMMAND: Final = folders.Command(_make, _pictures, "not a picture", "encoded", _output)
-
-
-def _losses(image: Image.Image) -> Iterator[str]:
-    """Yield what of an opened image is not stored: frames after the first one, and more than 8 bits a sample."""
-    frames = _frames(image)
-    if frames > 1:
-        yield f"only the first of {frames} frames is stored"
-    if image.mode in {"I", "F"}:
-        yield f"samples of mode {image.mode} are stored with 8 bits"
-    elif image.mode.startswith("I;16") or DEEP.search(str(getattr(image, "tile", ""))):
-        yield "samples of more than 8 bits are stored with 8 bits"
-
-
-def _frames(image: Image.Image) -> int:
-    """Return the number of frames of an opened image."""
-    if image.format == "PSD":  # Its frames are layers.  The picture that is stored shows all of them.
-        return 1
-    try:
-        return int(getattr(image, "n_frames", 1))
-    except Exception:  # noqa: BLE001  damage in later frames, which are not used; plugins raise anything
-        return 1
+COMMAND: Final = folders.Command(_make, pictures.extensions, "not a picture", "encoded", _output)

@@ -36,11 +36,13 @@ JUNCTION: Final = 0xA0000003
 class Made(NamedTuple):
     """What a command made of an input.
 
-    text: what is said of it.   data: of the output, None for a command without outputs.
+    text: what is said of it.   data: of the output, None for a command without outputs and for an output that another
+    process has written.   size: of that output, in bytes.
     """
 
     text: str
     data: bytes | None = None
+    size: int = 0
 
 
 class Task(NamedTuple):
@@ -64,7 +66,8 @@ class Command(NamedTuple):
     takes: returns the extensions, in lower case and with their dots, of the files in folders that the command takes.
     others: what the other files in folders are called.   done: what is said of files for which it succeeded.
     output: function of the input's name, the options and its path in the tree, as those of `common.output_for`.  None
-        for a command without outputs.
+        for a command without outputs.   plan: makes the plan in the place of this module's own.   outcomes: processes
+        tasks and writes their outputs, in the place of this module.
     """
 
     make: Callable[[Task, Namespace], Made]
@@ -72,6 +75,8 @@ class Command(NamedTuple):
     others: str
     done: str
     output: Callable[[str, Namespace, str | None], str] | None = None
+    plan: Callable[[Namespace], Plan] | None = None
+    outcomes: Callable[[list[Task], Namespace], Outcomes] | None = None
 
 
 class Outcome(NamedTuple):
@@ -98,7 +103,7 @@ def run(options: Namespace, command: Command) -> int:
     """
     _check(options)
     with Interrupts() as interrupts:
-        plan = _plan(options, command)
+        plan = command.plan(options) if command.plan else _plan(options, command)
         if options.dry_run:
             return _dry_run(plan, options, command)
         if _many(options):
@@ -109,7 +114,7 @@ def run(options: Namespace, command: Command) -> int:
 
 def _many(options: Namespace) -> bool:
     """Whether there is one progress bar and a summary for all files."""
-    return bool(options.recursive or options.jobs or options.skip_existing or options.dry_run)
+    return bool(options.recursive or options.jobs or options.ray or options.skip_existing or options.dry_run)
 
 
 def has_folder(options: Namespace) -> bool:
@@ -123,7 +128,7 @@ def _check(options: Namespace) -> None:
     if output == "":
         options.parser.error("-o needs the name of a file or folder, or -")
     if _many(options) and common.STREAM in {output, *options.inputs}:
-        flags = "--recursive, --jobs, --skip-existing and --dry-run"
+        flags = "--recursive, --jobs, --skip-existing, --dry-run and --ray"
         options.parser.error(f"{flags} do not go with standard input and standard output")
     if output is not None and has_folder(options):
         if os.path.lexists(output) and not common.is_folder(output):
@@ -347,7 +352,7 @@ def _all(plan: Plan, options: Namespace, command: Command, interrupts: Interrupt
                 else:
                     done += 1
                     before += task.size
-                    after += len(outcome.made.data or b"") if outcome.made else 0
+                    after += (len(outcome.made.data or b"") or outcome.made.size) if outcome.made else 0
                 advance()
                 interrupts.check()
     finally:
@@ -371,7 +376,7 @@ def _finish(task: Task, outcome: Outcome, interrupts: Interrupts) -> common.Fail
         assert outcome.failure is not None
         common.message(f"sdl: {outcome.failure.place}: {outcome.failure.text}")
         return outcome.failure
-    if task.output is None:
+    if task.output is None or outcome.made.data is None:
         return None
     return common.attempt(task.name, _write, task, outcome.made, interrupts)
 
@@ -397,6 +402,9 @@ def _outcomes(tasks: list[Task], options: Namespace, command: Command, interrupt
     jobs = min(options.jobs or 1, len(tasks))
     # The parser and its functions cannot be sent to other processes.  There is one bar for all files.
     found = {name: value for name, value in vars(options).items() if name not in {"parser", "run"}} | {"quiet": True}
+    if command.outcomes:
+        yield from command.outcomes(tasks, Namespace(**found))
+        return
     if jobs <= 1:
         for task in tasks:
             yield task, _attempt(task, Namespace(**found), command.make)
