@@ -121,6 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     fidelity.add_argument("--images", type=Path, required=True, help="folder of photos, for the map and its cost")
     fidelity.add_argument("--faces", type=Path, required=True, help="folder of photos, for faces of at most 120 pixels")
     fidelity.add_argument("--fonts", type=Path, required=True, help="folder of fonts: DejaVuSans.ttf and others")
+    fidelity.add_argument("--signs", type=Path, nargs="+", required=True, help="photographed pages, screenshots")
     fidelity.add_argument("--metrics", type=Path, required=True, help="folder of LPIPS and DISTS weights")
     fidelity.add_argument("--most-faces", type=int, default=30, help="faces that are looked at (default %(default)s)")
     fidelity.add_argument("--limit", type=int, help="only the first photos of --images")

@@ -3,6 +3,7 @@
 - map: its share of a file, and cells whose true error is above the bound.
 - photos: LPIPS and DISTS at equal bytes with and without the guard, and the bytes that its patches take.
 - text: error rate of Tesseract on rendered pages, decoded from files of equal bytes.
+- signs: how far Tesseract's reading of a photographed page or a screenshot is from its reading of the original.
 - faces: distance between the embeddings of the original and the decoded face, from files of equal bytes.
 
 Tesseract is Debian's program.  Faces are found and embedded by dlib, with the networks of face_recognition_models.
@@ -39,8 +40,8 @@ SIZES: Final = (9, 12, 16)
 SIDE: Final = 512
 """Fonts and sizes of the rendered pages, and the pages' sides, in pixels."""
 
-TEXT_SHARE: Final = 0.9
-"""guard_share for pages, which hold nothing but text."""
+SIGN_SHARE: Final = 0.9
+"""guard_share for photographed pages, which hold nothing but text."""
 
 LARGEST_FACE: Final = 120
 """Pixels along the side of the largest face that is looked at."""
@@ -141,16 +142,21 @@ def page(font: Path, size: int) -> tuple[Image.Image, str]:
     return image, " ".join(lines)
 
 
-def error_rate(image: Image.Image, text: str) -> float:
-    """Return the character error rate of Tesseract on a page that is enlarged four times."""
-    from rapidfuzz.distance import Levenshtein
-
+def reading_of(image: Image.Image) -> str:
+    """Return what Tesseract reads in a picture that is enlarged four times."""
     large = image.convert("L").resize((4 * image.width, 4 * image.height), Image.Resampling.LANCZOS)
     stream = io.BytesIO()
     large.save(stream, "PNG")
     program = ["tesseract", "-", "-", "--psm", "6", "-l", "eng"]
     read = subprocess.run(program, input=stream.getvalue(), capture_output=True, check=True).stdout.decode()  # noqa: S603
-    return float(Levenshtein.distance(" ".join(read.split()), text) / len(text))
+    return " ".join(read.split())
+
+
+def error_rate(image: Image.Image, text: str) -> float:
+    """Return the character error rate of Tesseract on a picture of a text."""
+    from rapidfuzz.distance import Levenshtein
+
+    return float(Levenshtein.distance(reading_of(image), text) / len(text))
 
 
 def measure_text(fonts: Path) -> dict[str, Any]:
@@ -161,7 +167,7 @@ def measure_text(fonts: Path) -> dict[str, Any]:
         target = _bytes(RATE, image.size)
         files = {
             "SDL, guard off": _sdl(image, target, guard="off"),
-            "SDL, guard auto": _sdl(image, target, guard="auto", guard_share=TEXT_SHARE),
+            "SDL, default": _sdl(image, target),
             **dict(_peers(image, target)),
         }
         row: dict[str, Any] = {"font": name, "size": size, "original": error_rate(image, text)}
@@ -172,11 +178,31 @@ def measure_text(fonts: Path) -> dict[str, Any]:
     means = {kind: statistics.mean(row[kind]["error_rate"] for row in rows) for kind in kinds}
     return {
         "bits_per_pixel": RATE,
-        "guard_share": TEXT_SHARE,
         "tesseract": _tesseract_version(),
         "mean_error_rates": {"original": statistics.mean(row["original"] for row in rows)} | means,
         "rows": rows,
     }
+
+
+def measure_signs(paths: list[Path]) -> dict[str, Any]:
+    """Return how far readings are from those of the originals, in parts of the characters."""
+    rows = []
+    for path in tqdm(paths, desc="signs", disable=None):
+        with Image.open(path) as opened:
+            image = opened.convert("RGB")
+        text, target = reading_of(image), _bytes(RATE, image.size)
+        files = {
+            "SDL, guard off": _sdl(image, target, guard="off"),
+            "SDL, guard text": _sdl(image, target, guard="text", guard_share=SIGN_SHARE),
+            **dict(_peers(image, target)),
+        }
+        row: dict[str, Any] = {"picture": path.name, "characters": len(text)}
+        for kind, data in files.items():
+            row[kind] = {"bytes": len(data), "difference": error_rate(_opened(data), text)}
+        rows.append(row)
+    kinds = [kind for kind in rows[0] if kind not in {"picture", "characters"}]
+    means = {kind: statistics.mean(row[kind]["difference"] for row in rows) for kind in kinds}
+    return {"bits_per_pixel": RATE, "guard_share": SIGN_SHARE, "mean_differences": means, "rows": rows}
 
 
 def _tesseract_version() -> str:
@@ -260,13 +286,27 @@ def measure_faces(paths: list[Path], most: int) -> dict[str, Any]:
 
 
 def run(
-    images: Path, faces: Path, fonts: Path, metrics: Path, output: Path, *, most_faces: int, limit: int | None
+    images: Path,
+    faces: Path,
+    fonts: Path,
+    signs: list[Path],
+    metrics: Path,
+    output: Path,
+    *,
+    most_faces: int,
+    limit: int | None,
 ) -> None:
     """Measure everything, write `output`, a JSON file, and print the means."""
     found: dict[str, Any] = {"command": command(), "versions": versions()}
     found["text"] = measure_text(fonts)
+    found["signs"] = measure_signs(signs)
     found["faces"] = measure_faces(photos(faces, None), most_faces)
     found["photos"] = measure_photos(photos(images, limit), metrics)
     write_json(output, found)
-    for part, figures in (("text", "mean_error_rates"), ("faces", "mean_distances"), ("photos", "means")):
+    for part, figures in (
+        ("text", "mean_error_rates"),
+        ("signs", "mean_differences"),
+        ("faces", "mean_distances"),
+        ("photos", "means"),
+    ):
         print(part, json.dumps(found[part][figures], indent=1))

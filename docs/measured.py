@@ -242,7 +242,7 @@ def large_table(found: Results) -> str:
 
 def fidelity_tables(found: Results) -> str:
     """Return what the guard brings for text and faces, and what it and the map cost for photos."""
-    text, faces, photos = found["text"], found["faces"], found["photos"]
+    text, signs, faces, photos = (found[part] for part in ("text", "signs", "faces", "photos"))
     rates = text["mean_error_rates"]
     kinds = [kind for kind in rates if kind != "original"]
     sizes = sorted({row["size"] for row in text["rows"]})
@@ -257,9 +257,18 @@ def fidelity_tables(found: Results) -> str:
     parts = [
         (
             f"Characters that Tesseract reads wrongly on pages of 512 x 512 pixels, three fonts, at most "
-            f"{text['bits_per_pixel']} bits per pixel; with the guard at `guard_share={text['guard_share']}`:"
+            f"{text['bits_per_pixel']} bits per pixel. By default such pages are stored as drawings:"
         ),
         table(["file", *(f"{size} pixels" for size in sizes), "all"], rows),
+        (
+            f"Characters that Tesseract reads otherwise than in the original: {len(signs['rows'])} photographed pages and "
+            f"screenshots, at most {signs['bits_per_pixel']} bits per pixel; with the guard at "
+            f"`guard_share={signs['guard_share']}`:"
+        ),
+        table(
+            ["file", "difference"],
+            [[kind, f"{100 * value:.1f} %"] for kind, value in signs["mean_differences"].items()],
+        ),
         (
             f"Distance between the embeddings of the original and the decoded face, {faces['faces']} faces of at most 120 "
             f"pixels, {faces['bits_per_pixel']} bits per pixel of the whole picture. Less is better, and 0.6 is another "
