@@ -65,6 +65,9 @@ KINDS: Final = (
 )
 """Kinds of failures by classes of exceptions.  The first class that fits counts.  Others are named by their message."""
 
+ANIMATED: Final = frozenset({"GIF", "PNG", "WEBP", "AVIF", "FLI"})
+"""Pillow's names of the formats whose frames are shown one after another.  Frames of other formats are pages or views."""
+
 # Tags that describe how a TIFF file stores its pixels, and those of XMP and the ICC profile, which are stored apart:
 # size, compression, colour coding, strips, tiles, samples, 700 (XMP), 34675 (ICC profile).
 LAYOUT_TAGS: Final = frozenset(
@@ -171,6 +174,11 @@ def _jobs(text: str) -> int:
         msg = f"the number of processes must be 1 to {MAX_JOBS}, not {text}"
         raise argparse.ArgumentTypeError(msg)
     return int(text)
+
+
+def add_still(command: argparse.ArgumentParser, text: str) -> None:
+    """Add the option --still.   text: its help."""
+    command.add_argument("--still", action="store_true", help=text)
 
 
 def add_quiet(command: argparse.ArgumentParser) -> None:

@@ -83,6 +83,7 @@ def add(commands: Any) -> None:
     for name in opt.SAVE_OPTIONS:
         _add_option(size if name in SIZE_OPTIONS else command, name)
     command.add_argument("--strip", action="store_true", help="do not store Exif, XMP and the ICC profile")
+    common.add_still(command, "store only the first frame of an animation")
     common.add_output(command, f"INPUT{SUFFIX}")
     common.add_many(command, writes=True)
     common.add_settings(command, "device", "threads")
@@ -168,16 +169,19 @@ def _make(task: folders.Task, options: argparse.Namespace) -> folders.Made:
     """Return the SDL file of an input."""
     name = task.name
     with common.open_image(name) as image:
-        for text in _losses(image):
+        animated = not options.still and image.format in common.ANIMATED and _frames(image) > 1
+        for text in _losses(image, options, animated=animated):
             common.warn(common.shown_input(name), text)
         metadata = {"icc_profile": b""} if options.strip else common.metadata_of(image)
         target = io.BytesIO()
         with common.progress_bar(name, options):
-            image.save(target, "SDL", **_given(options), **metadata)
+            image.save(target, "SDL", save_all=animated, **_given(options), **metadata)
         width, height = image.size
+        frames = _frames(image) if animated else 1
     data = target.getvalue()
-    bits = 8 * len(data) / (width * height)
-    return folders.Made(f"{width} x {height}, {len(data):,} bytes, {bits:.3f} bits per pixel", data)
+    bits = 8 * len(data) / (width * height * frames)
+    size = f"{width} x {height}" + (f", {frames} frames" if animated else "")
+    return folders.Made(f"{size}, {len(data):,} bytes, {bits:.3f} bits per pixel", data)
 
 
 def _pictures() -> set[str]:
@@ -190,10 +194,15 @@ def _pictures() -> set[str]:
 COMMAND: Final = folders.Command(_make, _pictures, "not a picture", "encoded", _output)
 
 
-def _losses(image: Image.Image) -> Iterator[str]:
-    """Yield what of an opened image is not stored: frames after the first one, and more than 8 bits a sample."""
+def _losses(image: Image.Image, options: argparse.Namespace, *, animated: bool) -> Iterator[str]:
+    """Yield what of an opened image is not stored: frames after the first one, and more than 8 bits a sample.
+
+    animated: whether all frames are stored.
+    """
     frames = _frames(image)
-    if frames > 1:
+    if not frames:
+        yield "only the first frame is stored: the others are damaged"
+    elif frames > 1 and not animated and not options.still:
         yield f"only the first of {frames} frames is stored"
     if image.mode in {"I", "F"}:
         yield f"samples of mode {image.mode} are stored with 8 bits"
@@ -202,10 +211,10 @@ def _losses(image: Image.Image) -> Iterator[str]:
 
 
 def _frames(image: Image.Image) -> int:
-    """Return the number of frames of an opened image."""
+    """Return the number of frames of an opened image, 0 if damage hides it."""
     if image.format == "PSD":  # Its frames are layers.  The picture that is stored shows all of them.
         return 1
     try:
         return int(getattr(image, "n_frames", 1))
-    except Exception:  # noqa: BLE001  damage in later frames, which are not used; plugins raise anything
-        return 1
+    except Exception:  # noqa: BLE001  plugins raise anything for damage in later frames
+        return 0
