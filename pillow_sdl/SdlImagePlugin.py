@@ -416,23 +416,22 @@ class _Still(NamedTuple):
 
 
 def _frames_of(sources: Iterable[Image.Image]) -> Iterator[Image.Image]:
-    """Yield all frames of images, each as the image that was told to show it.  The images then show what they did.
+    """Yield all frames of images, each as the image that was told to show it.
 
     The default image of a PNG file is no frame of its animation.  Raises OSError for a frame that is missing.
     """
     for source in sources:
-        count, before = getattr(source, "n_frames", 1), source.tell()
-        try:
-            for index in range(1 if getattr(source, "default_image", False) and count > 1 else 0, count):
-                if count > 1:
-                    source.seek(index)
-                yield source
-        except EOFError as exc:
-            msg = f"frame {index} of {count} cannot be read: {exc}"
-            raise OSError(msg) from exc
-        finally:
-            if count > 1:
-                source.seek(before)
+        count = getattr(source, "n_frames", 1)
+        if count == 1:
+            yield source
+            continue
+        for index in range(1 if getattr(source, "default_image", False) else 0, count):
+            try:
+                source.seek(index)
+            except EOFError as exc:
+                msg = f"frame {index} of {count} cannot be read: {exc}"
+                raise OSError(msg) from exc
+            yield source
 
 
 def save_all(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
@@ -447,33 +446,42 @@ def save_all(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
     All frames must have one size.  A single frame is saved as a still picture.  Raises ValueError for options and frames
     that do not fit, and OSError for frames that cannot be read.
     """
+    sources = [im, *im.encoderinfo.get("append_images", ())]
+    places = [(source, source.tell()) for source in sources]
+    try:
+        data = _animation(im, sources)
+    finally:
+        for source, place in places:
+            source.seek(place)
+    if data is None:
+        save(im, fp, filename)
+    else:
+        fp.write(data)
+
+
+def _animation(im: Image.Image, sources: list[Image.Image]) -> bytes | None:
+    """Return the file of all frames of some images, None if there is only one.   im: the first one, with the options."""
     from . import encode, moving, progress, settings
     from .options import EncodeOptions
 
     chosen = _chosen(im)
-    sources = [im, *im.encoderinfo.get("append_images", ())]
     encode.check_size(*im.size)
     stills = [_still(frame) for frame in _frames_of(sources)]
     if len(stills) == 1:
-        save(im, fp, filename)
-        return
+        return None
     _check_frames(stills)
     durations, plays = _durations(im, stills), _plays(im)
     grey, has_alpha = all(still.grey for still in stills), any(still.transparent for still in stills)
     mode = container.Mode["LA" if grey and has_alpha else "L" if grey else "RGBA" if has_alpha else "RGB"]
 
-    def pictures() -> Iterator[moving.Picture]:
-        for frame in _frames_of(sources):
-            yield _picture(frame, mode)
-
     def further() -> Iterator[moving.Picture]:
-        return islice(pictures(), 1, None)
+        return (_picture(frame, mode) for frame in islice(_frames_of(sources), 1, None))
 
-    first = next(pictures())
+    first = _picture(next(_frames_of(sources)), mode)
     options = EncodeOptions(**chosen, **_metadata(im, mode))
     source = moving.Source(plays, durations, further)
     with progress.job(settings.current().progress):
-        fp.write(encode.encode(first.pixels, first.alpha, mode=mode, options=options, source=source))
+        return encode.encode(first.pixels, first.alpha, mode=mode, options=options, source=source)
 
 
 def _still(frame: Image.Image) -> _Still:

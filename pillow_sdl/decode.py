@@ -267,6 +267,7 @@ def preview(file: Container, scale: int) -> NDArray[np.uint8]:
 def inspect(file: Container) -> dict[str, Any]:
     """Describe a file without decoding its payload.  The values are JSON types; `bytes` adds up to the file's size.
 
+    `bits_per_pixel` counts the pixels of all frames.
     A name is None if this reader does not know the file's number.  `guarded` has the boxes of guard patches: left, top,
     right, bottom in pixels.  `durations` are those of all frames in milliseconds, and `loop` is the number of plays, 0 for no end; both are None for a still picture.  `fidelity` has the fidelity map, see `Fidelity`, or None.  `palette_size` and `dithered` are None for files
     without a palette.  `model` is None if no model on this machine has the file's hash.
@@ -278,6 +279,7 @@ def inspect(file: Container) -> dict[str, Any]:
     sizes = {"header": len(header.to_bytes())}
     sizes |= {section.label: len(section.to_bytes()) for section in file.sections}
     size = sum(sizes.values())
+    count = 1 if frames is None else len(frames.durations)
     return {
         "format_version": container.FORMAT_VERSION,
         "width": header.width,
@@ -292,13 +294,13 @@ def inspect(file: Container) -> dict[str, Any]:
         "palette_size": entries[1] + 1 if entries and len(entries) > 1 else None,
         "dithered": bool(entries[0] & 1) if entries else None,
         "payload": _name_of(known.payloads, header.payload),
-        "frames": 1 if frames is None else len(frames.durations),
+        "frames": count,
         "durations": None if frames is None else list(frames.durations),
         "loop": None if frames is None else frames.plays,
         "guarded": guarded_boxes(file),
         "fidelity": _fidelity_of(file),
         "size": size,
-        "bits_per_pixel": round(8 * size / (header.width * header.height), 6),
+        "bits_per_pixel": round(8 * size / (header.width * header.height * count), 6),
         "bytes": sizes,
     }
 
