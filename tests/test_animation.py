@@ -794,7 +794,7 @@ def test_a_frame_that_cannot_be_read_is_named() -> None:
 def test_a_target_size_holds_for_the_sum() -> None:
     """All frames have one rate."""
     pictures = movie(3)
-    for target, fidelity in ((500, False), (1500, True)):
+    for target, fidelity in ((500, False), (900, True)):
         data = animated(pictures, target_bytes=target, fidelity=fidelity)
         assert 0.9 * target <= len(data) <= target
         assert images.opened(data).n_frames == 3
