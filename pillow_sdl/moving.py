@@ -191,9 +191,8 @@ def _changed_positions(known: NDArray[np.uint8], current: NDArray[np.uint8], fac
     differs = (known != current).any(2)
     height, width = differs.shape
     padded = np.pad(differs, ((0, -height % factor), (0, -width % factor)))
-    found: NDArray[np.bool_] = padded.reshape(padded.shape[0] // factor, factor, padded.shape[1] // factor, factor).any(
-        (1, 3)
-    )
+    cells = padded.reshape(padded.shape[0] // factor, factor, padded.shape[1] // factor, factor)
+    found: NDArray[np.bool_] = cells.any(3).any(1)
     return found
 
 

@@ -70,10 +70,15 @@ def animated(pictures: Sequence[Image.Image], **options: Any) -> bytes:
 
 def shown(data: bytes) -> list[NDArray[np.int64]]:
     """Return the samples of all frames of a file."""
-    return [images.values(frame) for frame in ImageSequence.Iterator(images.opened(data))]
+    return [images.values(frame) for frame in ImageSequence.Iterator(opened(data))]
 
 
-def timing(image: Image.Image) -> list[float]:
+def opened(data: bytes) -> Any:
+    """Open a file.  Pillow's types do not know its frames."""
+    return images.opened(data)
+
+
+def timing(image: Any) -> list[float]:
     """Return the durations of all frames of an image, as its plugin says them."""
     found = []
     for index in range(image.n_frames):
@@ -311,7 +316,7 @@ def test_a_quantizer_without_frames_is_unsupported() -> None:
 
 def test_frames_are_known_before_they_are_decoded(file: bytes) -> None:
     """Their number, the duration of the first one and the number of plays."""
-    image = images.opened(file)
+    image = opened(file)
     assert (image.n_frames, image.is_animated, image.tell()) == (4, True, 0)
     assert (image.info["duration"], image.info["loop"]) == (100, 0)
     assert image.size == (WIDTH, HEIGHT)
@@ -321,7 +326,7 @@ def test_frames_are_known_before_they_are_decoded(file: bytes) -> None:
 
 def test_a_still_picture_has_one_frame() -> None:
     """As in Pillow's own plugins."""
-    image = images.reopened(images.gradient())
+    image = opened(images.saved(images.gradient()))
     assert (image.n_frames, image.is_animated, image.tell()) == (1, False, 0)
     assert {"duration", "loop"}.isdisjoint(image.info)
     image.seek(0)
@@ -332,7 +337,7 @@ def test_a_still_picture_has_one_frame() -> None:
 @pytest.mark.parametrize("frame", [4, 100, -1])
 def test_a_frame_beyond_the_end_does_not_exist(file: bytes, frame: int) -> None:
     """The current frame stays."""
-    image = images.opened(file)
+    image = opened(file)
     image.seek(2)
     with pytest.raises(EOFError):
         image.seek(frame)
@@ -355,7 +360,7 @@ def test_the_order_of_seeks_does_not_matter(seed: int) -> None:
     pictures = [*movie(3), images.noise(WIDTH, HEIGHT), with_disc(ground(), 60, 40), *movie(2)]
     data = animated(pictures)
     expected = shown(data)
-    image = images.opened(data)
+    image = opened(data)
     order = list(range(image.n_frames)) * 2
     random.Random(seed).shuffle(order)  # noqa: S311  the order is for a test
     for frame in order:
@@ -368,8 +373,13 @@ def test_a_frame_that_is_new_as_a_whole_needs_no_pixels_of_others(monkeypatch: p
     data = animated([*movie(3), images.noise(WIDTH, HEIGHT), *movie(2)])
     decodes = []
     original = decode.of_network
-    monkeypatch.setattr(decode, "of_network", lambda *given: decodes.append(given) or original(*given))
-    image = images.opened(data)
+
+    def counted(*given: Any) -> decode.Decoded:
+        decodes.append(given)
+        return original(*given)
+
+    monkeypatch.setattr(decode, "of_network", counted)
+    image = opened(data)
     image.seek(3)
     image.load()
     assert len(decodes) == 1
@@ -377,7 +387,7 @@ def test_a_frame_that_is_new_as_a_whole_needs_no_pixels_of_others(monkeypatch: p
 
 def test_a_frame_keeps_its_pixels_when_another_is_shown(file: bytes) -> None:
     """A copy is not changed by a seek."""
-    image = images.opened(file)
+    image = opened(file)
     first = image.copy()
     image.seek(1)
     assert not np.array_equal(images.values(image), images.values(first))
@@ -424,7 +434,7 @@ def test_a_file_is_read_from_a_path_and_closed(file: bytes, tmp_path: Path) -> N
 
 def test_previews_and_thumbnails(file: bytes) -> None:
     """A preview shows frame 0.  After a seek a thumbnail is made of the frame itself."""
-    image = images.opened(file)
+    image = opened(file)
     image.thumbnail((20, 20))
     assert image.info["sdl_decoder"] == "preview"
     image.seek(2)
@@ -437,7 +447,7 @@ def test_previews_and_thumbnails(file: bytes) -> None:
 
 def test_the_fidelity_map_is_that_of_frame_0() -> None:
     """`info` does not claim it for other frames."""
-    image = images.opened(animated(movie(), fidelity=True))
+    image = opened(animated(movie(), fidelity=True))
     first = dict(image.info["fidelity"])
     image.seek(1)
     image.load()
@@ -450,16 +460,27 @@ def test_the_fidelity_map_is_that_of_frame_0() -> None:
 
 def test_max_pixels_holds_for_all_frames(file: bytes) -> None:
     """It limits the pixels of a frame."""
-    image = images.opened(file)
+    image = opened(file)
     image.seek(1)
     with settings.using(max_pixels=WIDTH * HEIGHT - 1), pytest.raises(LimitError):
         image.load()
     image.load()
 
 
+def test_a_file_may_be_saved_over_itself(file: bytes, tmp_path: Path) -> None:
+    """Its frames are in memory when it is written."""
+    path = tmp_path / "a.sdl"
+    path.write_bytes(file)
+    with Image.open(path) as image:
+        image.save(path, save_all=True, quality=20, fidelity=False)
+    again = opened(path.read_bytes())
+    assert timing(again) == [100] * 4
+    assert images.resembles(again.copy(), movie()[3])
+
+
 def test_progress_is_told_for_each_frame(file: bytes) -> None:
     """From 0 to 1000, in order."""
-    image = images.opened(file)
+    image = opened(file)
     for frame in (3, 0):
         image.seek(frame)
         told: list[int] = []
@@ -532,7 +553,7 @@ def test_a_change_costs_less_than_a_picture() -> None:
 def test_guarded_pixels_stay_where_nothing_changes() -> None:
     """They are those of frame 0, and are shown in later frames until these change there."""
     pictures = [with_disc(ground(320, 240), 12 + 6 * index, 10) for index in range(2)]
-    image = images.opened(animated(pictures, guard=[(240, 180, 300, 220)], guard_share=0.9, quality=10))
+    image = opened(animated(pictures, guard=[(240, 180, 300, 220)], guard_share=0.9, quality=10))
     first = images.values(image)
     image.seek(1)
     box = slice(180, 220), slice(240, 300)
@@ -592,7 +613,7 @@ def sprites(mode: str) -> list[Image.Image]:
 def test_every_mode(mode: str) -> None:
     """Alpha comes back exactly."""
     pictures = sprites(mode)
-    image = images.opened(animated(pictures))
+    image = opened(animated(pictures))
     assert image.mode == {"P": "RGB", "1": "L"}.get(mode, mode)
     for frame, source in zip(ImageSequence.Iterator(image), pictures, strict=True):
         assert frame.size == source.size
@@ -611,17 +632,17 @@ def test_frames_of_several_modes_get_one_that_holds_them_all() -> None:
         ([grey, clear], "RGBA"),
         ([clear, grey], "RGBA"),
     ):
-        image = images.opened(animated(pictures))
+        image = opened(animated(pictures))
         assert image.mode == mode
         for frame in ImageSequence.Iterator(image):
             assert frame.mode == mode
             frame.load()
-    assert images.opened(animated([grey, clear])).getchannel("A").getextrema() == (255, 255)
+    assert opened(animated([grey, clear])).getchannel("A").getextrema() == (255, 255)
 
 
 def test_alpha_that_hides_nothing_is_not_stored() -> None:
     """GIF files often have such frames."""
-    assert images.opened(animated([frame.convert("RGBA") for frame in movie()])).mode == "RGB"
+    assert opened(animated([frame.convert("RGBA") for frame in movie()])).mode == "RGB"
 
 
 def test_colours_that_nobody_sees_change_nothing() -> None:
@@ -646,7 +667,7 @@ def test_only_alpha_changes() -> None:
     assert frame.changes == ()
     assert frame.alpha is not None
     assert frame.alpha.box == Box(20, 10, 5, 2)
-    image = images.opened(data)
+    image = opened(data)
     image.seek(1)
     assert image.getchannel("A").tobytes() == alpha.tobytes()
 
@@ -656,19 +677,19 @@ def test_only_alpha_changes() -> None:
 
 def test_without_save_all_the_current_frame_is_saved(file: bytes) -> None:
     """As a still picture."""
-    image = images.opened(file)
+    image = opened(file)
     image.seek(2)
     expected = images.values(image)
     data = images.saved(image, fidelity=False)
     assert images.parsed(data).get(container.Name.FRAMES) is None
-    assert np.abs(images.values(images.opened(data)) - expected).mean() < 8
+    assert np.abs(images.values(opened(data)) - expected).mean() < 8
 
 
 def test_append_images_alone_save_all_frames() -> None:
     """That is Pillow's rule.  save_all=False saves one."""
     first, *rest = movie()
-    assert images.reopened(first, append_images=rest).n_frames == 4
-    assert images.reopened(first, append_images=rest, save_all=False).n_frames == 1
+    assert opened(images.saved(first, append_images=rest)).n_frames == 4
+    assert opened(images.saved(first, append_images=rest, save_all=False)).n_frames == 1
 
 
 def test_a_single_frame_is_a_still_picture() -> None:
@@ -679,18 +700,18 @@ def test_a_single_frame_is_a_still_picture() -> None:
 
 def test_frames_of_animations_are_appended(file: bytes) -> None:
     """Those of all images, which then show what they showed before."""
-    first, second = images.opened(file), images.opened(file)
+    first, second = opened(file), opened(file)
     first.seek(1)
     second.seek(3)
     data = images.saved(first, save_all=True, append_images=(image for image in (second, ground())), duration=20)
-    assert images.opened(data).n_frames == 9
+    assert opened(data).n_frames == 9
     assert (first.tell(), second.tell()) == (1, 3)
 
 
 def test_an_animation_is_saved_again_with_its_timing() -> None:
     """Durations and plays are those of the opened file."""
     data = animated(movie(), duration=[10, 200, 3000, 40000], loop=5)
-    image = images.opened(images.saved(images.opened(data), save_all=True))
+    image = opened(images.saved(opened(data), save_all=True))
     assert timing(image) == [10, 200, 3000, 40000]
     assert image.info["loop"] == 5
 
@@ -704,7 +725,7 @@ def test_timing_comes_from_other_formats_and_goes_back(kind: str, plays: int) ->
     source = io.BytesIO()
     pictures[0].save(source, kind, save_all=True, append_images=pictures[1:], duration=durations, loop=plays)
     data = images.saved(Image.open(source), save_all=True, fidelity=False)
-    image = images.opened(data)
+    image = opened(data)
     assert (timing(image), image.info["loop"]) == (durations, plays)
     image.seek(0)
     target = io.BytesIO()
@@ -721,8 +742,8 @@ def test_a_gif_that_says_nothing_is_shown_once() -> None:
     pictures[0].save(source, "GIF", save_all=True, append_images=pictures[1:], duration=50)
     image = Image.open(source)
     assert "loop" not in image.info
-    assert images.reopened(image, save_all=True).info["loop"] == 1
-    assert images.reopened(pictures[0], save_all=True, append_images=pictures[1:]).info["loop"] == 0
+    assert opened(images.saved(image, save_all=True)).info["loop"] == 1
+    assert opened(images.saved(pictures[0], save_all=True, append_images=pictures[1:])).info["loop"] == 0
 
 
 def test_the_default_image_of_a_png_is_no_frame() -> None:
@@ -730,14 +751,14 @@ def test_the_default_image_of_a_png_is_no_frame() -> None:
     source = io.BytesIO()
     pictures = movie(3)
     ground().save(source, "PNG", save_all=True, append_images=pictures, default_image=True, duration=[30, 40, 50])
-    image = images.reopened(Image.open(source), save_all=True)
+    image = opened(images.saved(Image.open(source), save_all=True))
     assert timing(image)[0] == 30
-    assert image.n_frames == Image.open(source).n_frames - 1
+    assert image.n_frames == getattr(Image.open(source), "n_frames", 0) - 1
 
 
 def test_durations_are_rounded() -> None:
     """APNG has fractions of a second."""
-    assert timing(images.opened(animated(movie(3), duration=[33.4, 16.6, np.float64(5.2)]))) == [33, 17, 5]
+    assert timing(opened(animated(movie(3), duration=[33.4, 16.6, np.float64(5.2)]))) == [33, 17, 5]
 
 
 @pytest.mark.parametrize(
@@ -797,7 +818,7 @@ def test_a_target_size_holds_for_the_sum() -> None:
     for target, fidelity in ((500, False), (900, True)):
         data = animated(pictures, target_bytes=target, fidelity=fidelity)
         assert 0.9 * target <= len(data) <= target
-        assert images.opened(data).n_frames == 3
+        assert opened(data).n_frames == 3
     with pytest.raises(ValueError, match="cannot be saved in 60 bytes"):
         animated(pictures, target_bytes=60)
 
@@ -806,13 +827,13 @@ def test_a_target_size_holds_for_the_sum() -> None:
 def test_options_hold_for_all_frames(options: dict[str, Any]) -> None:
     """Every frame is decoded."""
     data = animated(movie(), **options)
-    images.opened(data).verify()
+    opened(data).verify()
     assert len(shown(data)) == 4
 
 
 def test_metadata_belong_to_the_whole(srgb: bytes) -> None:
     """They are there at every frame."""
-    image = images.opened(animated(movie(), icc_profile=srgb, exif=b"II*\0", xmp=b"<x:xmpmeta/>"))
+    image = opened(animated(movie(), icc_profile=srgb, exif=b"II*\0", xmp=b"<x:xmpmeta/>"))
     image.seek(2)
     image.load()
     assert image.info["icc_profile"] == srgb
@@ -834,15 +855,15 @@ def test_verify_reads_all_frames(file: bytes) -> None:
     """Damage in the last change is found, and the frames before it can be shown."""
     found = decode.read_frames(images.parsed(file))
     assert found is not None
-    images.opened(file).verify()
+    opened(file).verify()
     further = list(found.further)
     change = further[1].changes[0]
     further[1] = further[1]._replace(changes=(change._replace(payload=change.payload[:-2]),))
     damaged = images.with_section(file, b"m", frames.pack(found._replace(further=tuple(further))))
     with pytest.raises(MalformedError, match="in a further frame") as caught:
-        images.opened(damaged).verify()
+        opened(damaged).verify()
     assert caught.value.section == "m"
-    image = images.opened(damaged)
+    image = opened(damaged)
     image.seek(1)
     expected = images.values(image)
     image.seek(2)
@@ -856,10 +877,10 @@ def test_verify_reads_all_frames(file: bytes) -> None:
 def test_damage_in_the_list_of_frames_is_found_at_once(file: bytes) -> None:
     """As for other sections that are read when the file is opened."""
     with pytest.raises(MalformedError) as caught:
-        images.opened(images.with_section(file, b"m", b"\0\0\0"))
+        opened(images.with_section(file, b"m", b"\0\0\0"))
     assert caught.value.rule == "T-01"
     with pytest.raises(LimitError):
-        images.opened(images.with_section(file, b"m", frames.pack(Frames(65536, 0, (Frame(0),)))))
+        opened(images.with_section(file, b"m", frames.pack(Frames(65536, 0, (Frame(0),)))))
 
 
 def test_alpha_of_a_frame_is_checked() -> None:
@@ -870,7 +891,7 @@ def test_alpha_of_a_frame_is_checked() -> None:
     broken = found.further[0]._replace(alpha=AlphaChange(Box(0, 0, 2, 2), b""))
     damaged = images.with_section(data, b"m", frames.pack(found._replace(further=(broken,))))
     with pytest.raises(MalformedError, match="section A is empty") as caught:
-        images.opened(damaged).verify()
+        opened(damaged).verify()
     assert (caught.value.section, caught.value.rule) == ("m", "A-02")
 
 
@@ -890,7 +911,7 @@ def test_the_command_line_keeps_animations(suffix: str, plays: int, tmp_path: Pa
     pictures = [with_disc(ground(48, 32), 2 + 5 * index, 3) for index in range(4)]
     source, middle, target = (tmp_path / name for name in (f"a{suffix}", "a.sdl", f"b{suffix}"))
     # GIF has no number for one play.
-    loop = {} if (suffix, plays) == (".gif", 1) else {"loop": plays}
+    loop: dict[str, Any] = {} if (suffix, plays) == (".gif", 1) else {"loop": plays}
     pictures[0].save(source, save_all=True, append_images=pictures[1:], duration=durations, **loop)
     run("encode", source, "-o", middle)
     with Image.open(middle) as image:
@@ -908,11 +929,11 @@ def test_the_first_frame_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str
     pictures[0].save(source, save_all=True, append_images=pictures[1:])
     run("encode", "--still", source, "-o", tmp_path / "still.sdl")
     with Image.open(tmp_path / "still.sdl") as image:
-        assert image.n_frames == 1
+        assert getattr(image, "n_frames", None) == 1
     (tmp_path / "a.sdl").write_bytes(animated(pictures))
     run("decode", "--still", tmp_path / "a.sdl", "-o", tmp_path / "still.png")
     with Image.open(tmp_path / "still.png") as image:
-        assert not image.is_animated
+        assert getattr(image, "n_frames", None) == 1
     assert not capsys.readouterr().err
     run("decode", tmp_path / "a.sdl", "-o", tmp_path / "a.jpg")
     assert "warning: only the first of 4 frames is stored" in capsys.readouterr().err
@@ -955,14 +976,14 @@ def test_a_damaged_animation_is_no_animation_without_it_being_said(
 # Models of the Stable Diffusion family
 
 
-def test_frames_of_a_diffusion_model(monkeypatch: pytest.MonkeyPatch, fresh_store: store.Store) -> None:
+@pytest.mark.usefixtures("fresh_store")
+def test_frames_of_a_diffusion_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """They work alike, with a denoiser and without."""
     pytest.importorskip("diffusers", reason="diffusers is not installed")
-    assert fresh_store
     monkeypatch.setenv("PILLOW_SDL_MODELS", os.fspath(ROOT / "tests" / "golden" / "models"))
     pictures = [with_disc(ground(), 4 + 8 * index, 4) for index in range(3)]
     data = animated(pictures, model="taesd")
-    images.opened(data).verify()
+    opened(data).verify()
     for denoise in ("off", "small"):
         with settings.using(denoise=denoise):
             for frame, difference in differences(data):
