@@ -267,10 +267,13 @@ def preview(file: Container, scale: int) -> NDArray[np.uint8]:
 def inspect(file: Container) -> dict[str, Any]:
     """Describe a file without decoding its payload.  The values are JSON types; `bytes` adds up to the file's size.
 
-    `bits_per_pixel` counts the pixels of all frames.
-    A name is None if this reader does not know the file's number.  `guarded` has the boxes of guard patches: left, top,
-    right, bottom in pixels.  `durations` are those of all frames in milliseconds, and `loop` is the number of plays, 0 for no end; both are None for a still picture.  `fidelity` has the fidelity map, see `Fidelity`, or None.  `palette_size` and `dithered` are None for files
-    without a palette.  `model` is None if no model on this machine has the file's hash.
+    A name is None if this reader does not know the file's number.  `model` is None if no model on this machine has the
+    file's hash.
+    `durations` are those of all frames in milliseconds, and `loop` is the number of plays, 0 for no end; both are None
+    for a still picture.  `bits_per_pixel` counts the pixels of all frames.
+    `guarded` has the boxes of guard patches: left, top, right, bottom in pixels.  `fidelity` has the fidelity map, see
+    `Fidelity`, or None; it is about frame 0.
+    `palette_size` and `dithered` are None for files without a palette.
     """
     header, frames = file.header, read_frames(file)
     known = registry.load()

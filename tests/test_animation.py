@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from .conftest import PerfectModel
+
 pytestmark = pytest.mark.plain
 
 PHOTO = ROOT / "docs" / "grace_hopper.jpg"
@@ -829,6 +831,13 @@ def test_options_hold_for_all_frames(options: dict[str, Any]) -> None:
     data = animated(movie(), **options)
     opened(data).verify()
     assert len(shown(data)) == 4
+
+
+def test_the_highest_efforts_refine_frame_0(perfect: PerfectModel) -> None:
+    """The other frames are stored as at lower efforts."""
+    data = animated(movie(), effort=6)
+    assert len(changes(data)) == 3
+    assert perfect.decodes == 0
 
 
 def test_metadata_belong_to_the_whole(srgb: bytes) -> None:
