@@ -25,6 +25,7 @@ MODULES: Final = {
     "folders": "folders:run",
     "autoload": "autoload:run",
     "fidelity": "fidelity:run",
+    "animation": "animation:run",
     "chart": "report:write_chart",
 }
 """Module and function of each command.  The function takes the command's options by name."""
@@ -126,6 +127,12 @@ def _parser() -> argparse.ArgumentParser:
     fidelity.add_argument("--most-faces", type=int, default=30, help="faces that are looked at (default %(default)s)")
     fidelity.add_argument("--limit", type=int, help="only the first photos of --images")
     _add_output(fidelity, RESULTS / "fidelity.json")
+
+    animation = commands.add_parser("animation", help="bytes, quality and flicker of a thing that moves over a photo")
+    animation.add_argument("--images", type=Path, required=True, help="folder of photos of at least 384 x 384 pixels")
+    animation.add_argument("--metrics", type=Path, required=True, help="folder of LPIPS and DISTS weights")
+    animation.add_argument("--limit", type=int, help="only the first photos of --images")
+    _add_output(animation, RESULTS / "animation.json")
 
     chart = commands.add_parser("chart", help="draw a small chart of LPIPS over bits per pixel")
     chart.add_argument("results", type=Path)

@@ -219,6 +219,7 @@ def fragments() -> dict[str, str]:
         "speed": ("speed_512", measured.speed_table),
         "large": ("speed", measured.large_table),
         "fidelity": ("fidelity", measured.fidelity_tables),
+        "animation": ("animation", measured.animation_tables),
         "denoise": ("denoise_taesd", measured.denoise_table),
         "against-palette": ("denoise_taesd", measured.against_palette),
         "overhead": ("overhead_taesd", measured.overhead_text),

@@ -288,6 +288,42 @@ def fidelity_tables(found: Results) -> str:
     return "\n\n".join(parts)
 
 
+def animation_tables(found: Results) -> str:
+    """Return bytes, quality and flicker of animations, and what a frame without changes takes."""
+    means, side = found["means"], found["side"]
+    rows = [
+        [
+            name,
+            f"{mean['bytes']:,.0f}",
+            f"{mean['lpips']:.3f}",
+            f"{mean['still_mean']:.2f}",
+            f"{100 * mean['still_seen']:.1f} %",
+        ]
+        for name, mean in means.items()
+    ]
+    own = [mean for mean in means.values() if "outside_share" in mean]
+    largest = max(mean["outside_largest"] for mean in own)
+    share = sum(mean["outside_share"] for mean in own) / len(own)
+    count = len(next(iter(found["rows"].values())))
+    repeats = found["repeat_bytes"]
+    return "\n\n".join(
+        [
+            (
+                f"Means of {count} photos of {side} x {side} pixels over which a disc moves, {found['frames']} frames, the "
+                f"last one twice. The last two columns are about pixels that stand still in the source: how much they "
+                f"change from frame to frame, in levels of 0 to 255, and how many change by more than {found['seen']} levels."
+            ),
+            table(["file", "bytes", "LPIPS", "mean change", "that can be seen"], rows),
+            (
+                f"{100 * share:.0f} % of the pixels lie outside of the parts that SDL decodes anew. The largest change of one "
+                f"of them is {largest:.0f}. A frame that equals the one before it takes {repeats['SDL']} bytes; in WebP "
+                f"{repeats['WEBP']}, in GIF {repeats['GIF']}."
+            ),
+            model_note(found),
+        ]
+    ).rstrip()
+
+
 def denoise_table(found: Results) -> str:
     """Return the metrics of one model's files with and without the small denoiser."""
     rows = []

@@ -18,6 +18,9 @@ A file stores one of the modes L, LA, RGB and RGBA.  Images of other modes are c
     CMYK, YCbCr, HSV, RGBX  RGB
     LAB                     RGB   through a D50 Lab profile to sRGB
 
+The frames of an animation have one mode: RGB if one of them has colour, with alpha if one of them has a pixel that is
+not opaque.
+
 A colour key in `info["transparency"]` turns L into LA and RGB into RGBA.  In other modes it is ignored.  Colours under
 full transparency are not kept: they are replaced by the colours of visible neighbours, which saves bytes.
 """
@@ -25,20 +28,27 @@ full transparency are not kept: they are replaced by the colours of visible neig
 from __future__ import annotations
 
 import threading
-from typing import IO, TYPE_CHECKING, Any, Final
+from itertools import islice
+from numbers import Real
+from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple, SupportsIndex
 
 from PIL import Image, ImageFile
+from PIL._util import DeferredError
 
 from .errors import MalformedError
-from .format import container, fidelity, metadata
+from .format import container, fidelity, frames, metadata
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     import numpy as np
     from numpy.typing import NDArray
 
+    from . import moving
     from .decode import Decoded
+    from .player import Player
 
-__all__ = ["SdlDecoder", "SdlImageFile", "save"]
+__all__ = ["SdlDecoder", "SdlImageFile", "save", "save_all"]
 
 _DEEP_MODES: Final = frozenset({"I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
 _GREY_MODES: Final = _DEEP_MODES | {"1", "L", "LA", "La"}
@@ -50,11 +60,17 @@ _ICC_SPACES: Final = {"L": b"GRAY", "LA": b"GRAY", "RGB": b"RGB ", "RGBA": b"RGB
 
 
 class SdlImageFile(ImageFile.ImageFile):
-    """An opened `.sdl` file.  Opening reads the header and the metadata.  `load` runs the network."""
+    """An opened `.sdl` file.  Opening reads the header and the metadata.  `load` runs the network.
+
+    n_frames: number of frames, 1 for a still picture.   is_animated: whether there are more.
+    """
 
     format = "SDL"
     format_description = "SDL latent image"
 
+    n_frames = 1
+    is_animated = False
+    _frame = 0
     _header: container.Header
 
     def _open(self) -> None:
@@ -68,6 +84,7 @@ class SdlImageFile(ImageFile.ImageFile):
         self.info["sdl_model"] = header.model.hex()
         # The decoder invents a part of what it shows.  Programs that must know can look here.
         self.info["generative"] = True
+        found: frames.Frames | None = None
         for _ in range(header.sections):
             name = container.peek_name(self.fp)
             if not name or container.is_critical(name):
@@ -75,10 +92,63 @@ class SdlImageFile(ImageFile.ImageFile):
             section, offset = container.read_section(self.fp, offset)
             if section.name == container.Name.FIDELITY:
                 self.info["fidelity"] = _fidelity(section.data)
+            if section.name == container.Name.FRAMES:
+                found = frames.unpack(section.data, header.width, header.height, has_alpha=header.mode.has_alpha)
             if section.name in _INFO_KEYS:
                 data = metadata.unpack(section.data, section=section.label)
                 self.info[_INFO_KEYS[section.name]] = data
-        self.tile = [ImageFile._Tile("sdl", (0, 0, *self.size), 0, (header, None, self._loaded))]
+        self._durations = found.durations if found else ()
+        self.n_frames = max(1, len(self._durations))
+        self.is_animated = self.n_frames > 1
+        self._player: Player | None = None
+        if found:
+            self.info["loop"] = found.plays
+            self.info["duration"] = found.duration
+            # Other frames are read later.  `close` and `with` close the file, as for GIF.
+            self._close_exclusive_fp_after_loading = False
+            self._fp = self.fp
+        self._about_frame_0 = {key: self.info[key] for key in ("fidelity",) if key in self.info}
+        self._set_tile()
+
+    def _set_tile(self) -> None:
+        """Set the image up to load the current frame."""
+        self._size = self._header.width, self._header.height
+        self.tile = [ImageFile._Tile("sdl", (0, 0, *self._size), 0, (self._header, None, self._show, self._loaded))]
+
+    def seek(self, frame: int) -> None:
+        """Go to a frame, 0 to `n_frames` - 1.  It is decoded when it is loaded.
+
+        `info["duration"]` is that of the frame, in milliseconds.  Guard patches are shown where frame 0 is unchanged,
+        and `info["fidelity"]` exists for frame 0 only.   Raises EOFError for a frame that does not exist, and
+        ValueError if the file is closed.
+        """
+        if not self._seek_check(frame):
+            return
+        if isinstance(self._fp, DeferredError):
+            raise self._fp.ex
+        self._frame = frame
+        self.fp = self._fp
+        self._im = None  # A new picture: the old one may be shared.
+        for key in ("fidelity", "sdl_decoder", "sdl_denoiser"):
+            self.info.pop(key, None)
+        self.info["duration"] = self._durations[frame]
+        if frame == 0:
+            self.info.update(self._about_frame_0)
+        self._set_tile()
+
+    def tell(self) -> int:
+        """Return the number of the current frame."""
+        return self._frame
+
+    def _show(self, fp: IO[bytes]) -> Decoded:
+        """Return the current frame.   fp: the file."""
+        from . import decode, player
+
+        if not self.is_animated:
+            return decode.decode(_read_again(fp, self._header))
+        if self._player is None:
+            self._player = player.Player(_read_again(fp, self._header))
+        return self._player.show(self._frame)
 
     def load(self) -> Image.core.PixelAccess | None:  # type: ignore[name-defined]  # as Pillow itself declares it
         """Decode the picture once.  Other threads that ask for it meanwhile wait.
@@ -128,9 +198,10 @@ class SdlImageFile(ImageFile.ImageFile):
 
         size: a box.  The preview is at least as large as the whole picture fitted into it.  `thumbnail` calls this
         method with twice its own size.   mode: ignored.
-        A preview has at most half the picture's size.  If that is too small, or if `size` is None, nothing happens.
+        A preview has at most half the picture's size.  If that is too small, if `size` is None, or if the current frame
+        is not frame 0, nothing happens.
         """
-        if len(self.tile) != 1 or size is None:
+        if len(self.tile) != 1 or size is None or self._frame:
             return None
         from . import decode
 
@@ -139,7 +210,8 @@ class SdlImageFile(ImageFile.ImageFile):
         if scale is None:
             return None
         self._size = decode.preview_size(self._header, scale)
-        self.tile = [ImageFile._Tile("sdl", (0, 0, *self._size), 0, (self._header, scale, self._loaded))]
+        arguments = self._header, scale, self._show, self._loaded
+        self.tile = [ImageFile._Tile("sdl", (0, 0, *self._size), 0, arguments)]
         # The last column and row may reach beyond the picture's edge.  The box says how much of them counts.
         reduction = decode.preview_reduction(self._header, scale)
         return self.mode, (0, 0, self._header.width / reduction, self._header.height / reduction)
@@ -184,7 +256,8 @@ def _read_again(fp: IO[bytes], header: container.Header, *, strict: bool = False
 class SdlDecoder(ImageFile.PyDecoder):
     """Reads a whole file and decodes it.
 
-    args: the header; the scale of the preview, None for the picture; a function that is told what was decoded.
+    args: the header; the scale of the preview, None for the picture; a function that decodes the picture from a file; a
+    function that is told what was decoded.
     """
 
     _pulls_fd = True
@@ -194,11 +267,10 @@ class SdlDecoder(ImageFile.PyDecoder):
         from . import decode, progress, settings
 
         assert self.fd is not None
-        header, scale, report = self.args
-        file = _read_again(self.fd, header)
+        header, scale, show, report = self.args
         with progress.job(settings.current().progress):
-            found = decode.decode(file) if scale is None else None
-        pixels = decode.preview(file, scale) if found is None else found.pixels
+            found = show(self.fd) if scale is None else None
+        pixels = decode.preview(_read_again(self.fd, header), scale) if found is None else found.pixels
         self.set_as_raw(pixels.tobytes())
         report(found)
         return -1, 0
@@ -229,6 +301,15 @@ def _prepare(image: Image.Image) -> tuple[container.Mode, NDArray[np.uint8], NDA
     if alpha.getextrema()[0] == 0:
         image = _fill_transparent(image)
     return container.Mode.LA if grey else container.Mode.RGBA, np.asarray(image.convert("RGB")), np.asarray(alpha)
+
+
+def _kind(image: Image.Image) -> tuple[bool, bool]:
+    """Return whether an image is stored as grey, and whether it has a pixel that is not opaque."""
+    transparent = image.has_transparency_data and image.mode in _TRANSPARENT_MODES
+    if transparent:
+        alpha = (image if image.mode == "RGBA" else image.convert("RGBA")).getchannel("A")
+        transparent = alpha.getextrema() != (255, 255)
+    return image.mode in _GREY_MODES, transparent
 
 
 def _with_8_bits(values: NDArray[np.generic], mode: str) -> NDArray[np.uint8]:
@@ -302,13 +383,165 @@ def _metadata(image: Image.Image, mode: container.Mode) -> dict[str, Any]:
 def save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
     """Handle `Image.save`.  The options are those of `options.EncodeOptions`.  Writes once, when the file is complete."""
     from . import encode, progress, settings
-    from .options import SAVE_OPTIONS, EncodeOptions
+    from .options import EncodeOptions
 
-    chosen = {name: im.encoderinfo[name] for name in SAVE_OPTIONS if im.encoderinfo.get(name) is not None}
-    # Mistakes in the call are reported before any work is done.
-    EncodeOptions(**chosen)
+    chosen = _chosen(im)
     encode.check_size(*im.size)
     mode, pixels, alpha = _prepare(im)
     options = EncodeOptions(**chosen, **_metadata(im, mode))
     with progress.job(settings.current().progress):
         fp.write(encode.encode(pixels, alpha, mode=mode, options=options))
+
+
+def _chosen(im: Image.Image) -> dict[str, Any]:
+    """Return the options of `options.EncodeOptions` that a call of `save` names.  Raises ValueError for wrong ones."""
+    from .options import SAVE_OPTIONS, EncodeOptions
+
+    chosen = {name: im.encoderinfo[name] for name in SAVE_OPTIONS if im.encoderinfo.get(name) is not None}
+    # Mistakes in the call are reported before any work is done.
+    EncodeOptions(**chosen)
+    return chosen
+
+
+# Animations
+
+
+class _Still(NamedTuple):
+    """What must be known of a frame before frame 0 is encoded.   duration: as the frame itself says it, 0 if not."""
+
+    grey: bool
+    transparent: bool
+    size: tuple[int, int]
+    duration: Any
+
+
+def _frames_of(sources: Iterable[Image.Image]) -> Iterator[Image.Image]:
+    """Yield all frames of images, each as the image that was told to show it.
+
+    The default image of a PNG file is no frame of its animation.  Raises OSError for a frame that is missing.
+    """
+    for source in sources:
+        count = getattr(source, "n_frames", 1)
+        if count == 1:
+            yield source
+            continue
+        for index in range(1 if getattr(source, "default_image", False) else 0, count):
+            try:
+                source.seek(index)
+            except EOFError as exc:
+                msg = f"frame {index} of {count} cannot be read: {exc}"
+                raise OSError(msg) from exc
+            yield source
+
+
+def save_all(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
+    """Handle `Image.save` with `save_all`.  Options besides those of `save`:
+
+    append_images: images whose frames follow those of `im`.
+    duration: of all frames, or a list with one for each frame, in milliseconds, 0 to 2^24 - 1; rounded.  The default are
+    the durations that the frames have themselves, otherwise 0.
+    loop: how often the animation is shown, 0 to 65535; 0 stands for no end.  The default is what `im` says, otherwise 0;
+    a GIF that says nothing is shown once.
+
+    All frames must have one size.  A single frame is saved as a still picture.  Raises ValueError for options and frames
+    that do not fit, and OSError for frames that cannot be read.
+    """
+    sources = [im, *im.encoderinfo.get("append_images", ())]
+    places = [(source, source.tell()) for source in sources]
+    try:
+        data = _animation(im, sources)
+    finally:
+        for source, place in places:
+            source.seek(place)
+    if data is None:
+        save(im, fp, filename)
+    else:
+        fp.write(data)
+
+
+def _animation(im: Image.Image, sources: list[Image.Image]) -> bytes | None:
+    """Return the file of all frames of some images, None if there is only one.   im: the first one, with the options."""
+    from . import encode, moving, progress, settings
+    from .options import EncodeOptions
+
+    chosen = _chosen(im)
+    encode.check_size(*im.size)
+    stills = [_still(frame) for frame in _frames_of(sources)]
+    if len(stills) == 1:
+        return None
+    _check_frames(stills)
+    durations, plays = _durations(im, stills), _plays(im)
+    grey, has_alpha = all(still.grey for still in stills), any(still.transparent for still in stills)
+    mode = container.Mode["LA" if grey and has_alpha else "L" if grey else "RGBA" if has_alpha else "RGB"]
+
+    def further() -> Iterator[moving.Picture]:
+        return (_picture(frame, mode) for frame in islice(_frames_of(sources), 1, None))
+
+    first = _picture(next(_frames_of(sources)), mode)
+    options = EncodeOptions(**chosen, **_metadata(im, mode))
+    source = moving.Source(plays, durations, further)
+    with progress.job(settings.current().progress):
+        return encode.encode(first.pixels, first.alpha, mode=mode, options=options, source=source)
+
+
+def _still(frame: Image.Image) -> _Still:
+    frame.load()  # WebP files tell the duration of a frame when it is loaded.
+    return _Still(*_kind(frame), frame.size, frame.info.get("duration") or 0)
+
+
+def _picture(frame: Image.Image, mode: container.Mode) -> moving.Picture:
+    """Return a frame in the mode of its animation."""
+    import numpy as np
+
+    from . import moving
+
+    _, pixels, alpha = _prepare(frame)
+    if not mode.has_alpha:
+        alpha = None
+    elif alpha is None:
+        alpha = np.full(pixels.shape[:2], 255, np.uint8)
+    return moving.Picture(pixels, alpha)
+
+
+def _check_frames(stills: list[_Still]) -> None:
+    """Raise ValueError for too many frames or frames of several sizes."""
+    if len(stills) > frames.MAX_FURTHER + 1:
+        msg = f"an animation has at most {frames.MAX_FURTHER + 1} frames, not {len(stills)}"
+        raise ValueError(msg)
+    for index, still in enumerate(stills):
+        if still.size != stills[0].size:
+            sizes = [f"{width} x {height}" for width, height in (still.size, stills[0].size)]
+            msg = f"all frames of an animation must have one size: frame {index} has {sizes[0]}, frame 0 has {sizes[1]}"
+            raise ValueError(msg)
+
+
+def _durations(im: Image.Image, stills: list[_Still]) -> list[int]:
+    """Return the duration of each frame in whole milliseconds.  Raises ValueError."""
+    given = im.encoderinfo.get("duration")
+    if given is None:
+        given = [still.duration for still in stills]
+    elif not isinstance(given, (list, tuple)):
+        given = [given] * len(stills)
+    elif len(given) != len(stills):
+        msg = f"duration has {len(given)} values for {len(stills)} frames"
+        raise ValueError(msg)
+    for value in given:
+        if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) <= frames.MAX_DURATION:
+            msg = f"duration must be a number of milliseconds from 0 to {frames.MAX_DURATION}, not {value!r}"
+            raise ValueError(msg)
+    return [round(float(value)) for value in given]
+
+
+def _plays(im: Image.Image) -> int:
+    """Return how often an animation is shown.  Raises ValueError."""
+    value = im.encoderinfo.get("loop")
+    if value is None:
+        value = im.info.get("loop", 1 if im.format == "GIF" else 0)
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, SupportsIndex)
+        or not 0 <= value.__index__() <= frames.MAX_PLAYS
+    ):
+        msg = f"loop must be a whole number from 0 to {frames.MAX_PLAYS}, not {value!r}"
+        raise ValueError(msg)
+    return value.__index__()

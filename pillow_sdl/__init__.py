@@ -111,6 +111,12 @@ def _save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
     save(im, fp, filename)
 
 
+def _save_all(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
+    from .SdlImagePlugin import save_all
+
+    save_all(im, fp, filename)
+
+
 def _decoder(mode: str, *arguments: Any) -> ImageFile.PyDecoder:
     from .SdlImagePlugin import SdlDecoder
 
@@ -122,6 +128,7 @@ def register() -> None:
     Image.register_decoder("sdl", _decoder)  # type: ignore[arg-type]  # Pillow calls it like the class
     Image.register_open("SDL", _open, _accept)
     Image.register_save("SDL", _save)
+    Image.register_save_all("SDL", _save_all)
     Image.register_extension("SDL", ".sdl")
     Image.register_mime("SDL", "image/x-sdl")
 

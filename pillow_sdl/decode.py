@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from . import fidelity_map, progress, registry, settings
+from . import fidelity_map, moving, progress, registry, settings
 from .errors import LimitError, ModelError
 from .fidelity_map import LUMA
 from .format import alpha as alpha_plane
 from .format import container, metadata
+from .format import frames as stored_frames
 from .format import patches as guard_patches
 from .format.container import Container, Header, Mode, Name
 from .latent import preview as linear
@@ -83,9 +84,11 @@ def read_latent(file: Container) -> NDArray[np.float32]:
 
 
 def verify(file: Container) -> None:
-    """Decode everything that needs no network: symbols, alpha, metadata.  Raises SdlError if any of it is wrong."""
-    quantized(file)
-    _alpha(file)
+    """Decode everything that needs no network: symbols and alpha of all frames, metadata.
+
+    Raises SdlError if any of it is wrong.
+    """
+    symbols, alpha = quantized(file).symbols, read_alpha(file)
     for section in file.sections:
         if section.name in container.METADATA:
             metadata.unpack(section.data, section=section.label)
@@ -93,6 +96,22 @@ def verify(file: Container) -> None:
     patches = read_patches(file)
     if patches is not None:
         guard_patches.decode(patches)
+    frames = read_frames(file)
+    for frame in frames.further if frames else ():
+        symbols = moving.with_changes(frame, symbols, file.header)
+        if alpha is not None:
+            alpha = moving.with_alpha(frame, alpha)
+
+
+def read_frames(file: Container) -> stored_frames.Frames | None:
+    """Return the further frames of an animation, None for a still picture.  Their symbols are not decoded.
+
+    Raises MalformedError, LimitError.
+    """
+    data, header = file.get(Name.FRAMES), file.header
+    if data is None:
+        return None
+    return stored_frames.unpack(data, header.width, header.height, has_alpha=header.mode.has_alpha)
 
 
 def read_fidelity(file: Container) -> fidelity_map.Fidelity | None:
@@ -126,20 +145,33 @@ def finish(file: Container, colour: NDArray[np.uint8]) -> NDArray[np.uint8]:
     colour: uint8 (H, W, 3).   Returns uint8 (H, W, bands of the mode).
     Raises MalformedError, UnsupportedError, LimitError, and BackendError if Pillow lacks WebP.
     """
+    add_patches(file, colour)
+    return assemble(colour, read_alpha(file), file.header.mode)
+
+
+def add_patches(file: Container, colour: NDArray[np.uint8]) -> None:
+    """Blend the guard patches of a file, if it has any, over the network's colours, uint8 (H, W, 3), in place.
+
+    Raises MalformedError, UnsupportedError, LimitError, and BackendError if Pillow lacks WebP.
+    """
     patches = read_patches(file)
     if patches is not None:
         guard_patches.blend(colour, patches.rects, guard_patches.decode(patches))
-    return _assemble(colour, _alpha(file), file.header.mode)
 
 
-def of_network(file: Container) -> Decoded:
-    """Decode the latent of a file alone: pixels are the network's colours, uint8 (H, W, 3).  See `decode`."""
+def of_network(file: Container, found: Quantized | None = None, part: tuple[slice, slice] | None = None) -> Decoded:
+    """Decode the latent of a file alone: pixels are the network's colours, uint8 (H, W, 3).  See `decode`.
+
+    found: the latent, if it is known already or is that of a further frame.
+    part: rows and columns of latent positions that are wanted; None for all.  Pixels are those of the part then.
+    """
     from .models import schedule, store
 
     header, options = file.header, settings.current()
     space = spaces.by_code(header.space)
-    with progress.part(0, 0.1):
-        found = quantized(file)
+    if found is None:
+        with progress.part(0, 0.1):
+            found = quantized(file)
     model = store.choose(header.model, space.name)
     network = store.load(model)
     latent = found.dequantize()
@@ -149,19 +181,25 @@ def of_network(file: Container) -> Decoded:
         with progress.part(0.1, 0.5):
             latent = denoiser.denoise(latent, found.noise, int(options.denoise_steps), progress.report)
     with progress.part(0.1 if denoiser is None else 0.5, 1):
-        colour = network.decode(latent, found.rate, progress.report)[: header.height, : header.width]
+        if part is None:
+            colour = network.decode(latent, found.rate, progress.report)
+        else:
+            colour = network.decode_part(latent, found.rate, *part, progress.report)
+    top, left = (space.factor * (positions.start or 0) for positions in part or (slice(0), slice(0)))
+    colour = colour[: header.height - top, : header.width - left]
     own = header.model.hex()
     name = model.name if network.hash == own else f"{model.name} in place of {own}"
     is_own = network.hash == own and denoiser is None
     return Decoded(colour, name, None if denoiser is None else denoiser.name, is_own)
 
 
-def _alpha(file: Container) -> NDArray[np.uint8] | None:
+def read_alpha(file: Container) -> NDArray[np.uint8] | None:
+    """Return the alpha plane of frame 0, uint8 (H, W), None for modes without alpha.  Raises SdlError."""
     data = file.get(Name.ALPHA)
     return None if data is None else alpha_plane.decode(data, file.header.width, file.header.height)
 
 
-def _assemble(colour: NDArray[np.uint8], alpha: NDArray[np.uint8] | None, mode: Mode) -> NDArray[np.uint8]:
+def assemble(colour: NDArray[np.uint8], alpha: NDArray[np.uint8] | None, mode: Mode) -> NDArray[np.uint8]:
     """Return the bands of a mode, uint8 (H, W, bands), from colour (H, W, 3) and alpha (H, W)."""
     if mode in (Mode.L, Mode.LA):
         grey = np.empty((*colour.shape[:2], 1), np.uint8)
@@ -212,13 +250,13 @@ def preview(file: Container, scale: int) -> NDArray[np.uint8]:
     if patches is not None:
         pixels, reduction = guard_patches.decode(patches), preview_reduction(header, scale)
         guard_patches.blend_preview(colour, patches.rects, pixels, (header.width, header.height), reduction)
-    alpha = _alpha(file)
+    alpha = read_alpha(file)
     if alpha is not None:
         reduction = preview_reduction(header, scale)
         rows = np.minimum(np.arange(height) * reduction + reduction // 2, alpha.shape[0] - 1)
         columns = np.minimum(np.arange(width) * reduction + reduction // 2, alpha.shape[1] - 1)
         alpha = alpha[rows[:, None], columns]
-    return _assemble(colour, alpha, header.mode)
+    return assemble(colour, alpha, header.mode)
 
 
 # Description
@@ -227,17 +265,22 @@ def preview(file: Container, scale: int) -> NDArray[np.uint8]:
 def inspect(file: Container) -> dict[str, Any]:
     """Describe a file without decoding its payload.  The values are JSON types; `bytes` adds up to the file's size.
 
-    A name is None if this reader does not know the file's number.  `guarded` has the boxes of guard patches: left, top,
-    right, bottom in pixels.  `fidelity` has the fidelity map, see `Fidelity`, or None.  `palette_size` and `dithered`
-    are None for files without a palette.  `model` is None if no model on this machine has the file's hash.
+    A name is None if this reader does not know the file's number.  `model` is None if no model on this machine has the
+    file's hash.
+    `durations` are those of all frames in milliseconds, and `loop` is the number of plays, 0 for no end; both are None
+    for a still picture.  `bits_per_pixel` counts the pixels of all frames.
+    `guarded` has the boxes of guard patches: left, top, right, bottom in pixels.  `fidelity` has the fidelity map, see
+    `Fidelity`, or None; it is about frame 0.
+    `palette_size` and `dithered` are None for files without a palette.
     """
-    header = file.header
+    header, frames = file.header, read_frames(file)
     known = registry.load()
     space = next((space for space in known.spaces if space.code == header.space), None)
     entries = file.get(Name.PALETTE)
     sizes = {"header": len(header.to_bytes())}
     sizes |= {section.label: len(section.to_bytes()) for section in file.sections}
     size = sum(sizes.values())
+    count = 1 if frames is None else len(frames.durations)
     return {
         "format_version": container.FORMAT_VERSION,
         "width": header.width,
@@ -252,10 +295,13 @@ def inspect(file: Container) -> dict[str, Any]:
         "palette_size": entries[1] + 1 if entries and len(entries) > 1 else None,
         "dithered": bool(entries[0] & 1) if entries else None,
         "payload": _name_of(known.payloads, header.payload),
+        "frames": count,
+        "durations": None if frames is None else list(frames.durations),
+        "loop": None if frames is None else frames.plays,
         "guarded": guarded_boxes(file),
         "fidelity": _fidelity_of(file),
         "size": size,
-        "bits_per_pixel": round(8 * size / (header.width * header.height), 6),
+        "bits_per_pixel": round(8 * size / (header.width * header.height * count), 6),
         "bytes": sizes,
     }
 

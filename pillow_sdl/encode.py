@@ -5,23 +5,23 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 from functools import cache, partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
-from . import decode, fidelity_map, guard, progress, registry, settings
+from . import decode, fidelity_map, guard, moving, progress, registry, settings
 from . import options as opt
 from .errors import BackendError
 from .format import alpha as alpha_plane
 from .format import container, metadata
 from .format import patches as guard_patches
 from .format.container import Container, Header, Mode, Name, Section
-from .latent import optimize, spaces
+from .latent import optimize, scalar, spaces
 from .latent.quantizers import QUANTIZERS
 from .options import EncodeOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
@@ -40,6 +40,9 @@ SECTION_FRAME: Final = 8
 DRAWING: Final = 256
 """Bytes that a file with a drawing without loss may take although the file of its latent is smaller."""
 
+FRAMES_SHARE: Final = 0.6
+"""Part of the time that encoding the further frames of an animation takes, roughly; for progress."""
+
 FILL: Final = 0.97
 """Smallest share of `target_bytes` that a file takes, if its picture can take as much."""
 
@@ -57,11 +60,13 @@ def encode(
     *,
     mode: Mode = Mode.RGB,
     options: EncodeOptions | None = None,
+    source: moving.Source | None = None,
 ) -> bytes:
-    """Return the file of a picture.
+    """Return the file of a picture or of an animation.
 
     pixels: uint8 (H, W, 3); for modes L and LA the grey value three times.
     alpha: uint8 (H, W) for modes LA and RGBA, else None.
+    source: the further frames of an animation, whose frame 0 are `pixels` and `alpha`.  None for a still picture.
     Raises ValueError for arrays or a size that the format cannot hold, ModelError, BackendError.
     """
     from .models import store
@@ -69,13 +74,14 @@ def encode(
     options = options or EncodeOptions()
     height, width = pixels.shape[:2]
     check_size(width, height)
-    if pixels.dtype != np.uint8 or pixels.shape[2:] != (3,):
-        msg = f"pixels must be uint8 (H, W, 3), not {pixels.dtype} {pixels.shape}"
-        raise ValueError(msg)
-    if mode.has_alpha != (alpha is not None) or (alpha is not None and alpha.shape != (height, width)):
-        needs = "needs an alpha plane of the size of the pixels" if mode.has_alpha else "has no alpha"
-        msg = f"mode {mode.name} {needs}"
-        raise ValueError(msg)
+    _check_arrays(moving.Picture(pixels, alpha), (height, width), mode)
+    if source is not None:
+        if options.quantizer != moving.QUANTIZER:
+            msg = f'quantizer must be "{moving.QUANTIZER}" for an animation, not {options.quantizer!r}'
+            raise ValueError(msg)
+        if options.guard is None:
+            # Pixels of tiny pictures are those of frame 0 only.  The other frames would look different.
+            options = replace(options, guard=opt.NO_GUARD)
     model = registry.model(options.model)
     network: Autoencoder
     refine: Refine | None = None
@@ -89,17 +95,25 @@ def encode(
     else:
         network = store.load(model)
     tiny = guard.cells_if_tiny(width, height) if options.guards_whole else None
-    drawn = options.guards_whole and guard.is_drawn(pixels)
+    # Further frames change the latent of the first one, so that must hold the picture.
+    drawn = options.guards_whole and source is None and guard.is_drawn(pixels)
     decoded = options.with_fidelity or options.with_guard or tiny is not None
     share = 1 / (1 + _duration(options) + 2 * decoded)
-    with progress.part(0, share):
+    begin = 0.0 if source is None else FRAMES_SHARE
+    with progress.part(begin, begin + (1 - begin) * share):
         latent = network.encode(pixels, progress.report)
+    animation = None
+    if source is not None:
+        with progress.part(0, begin):
+            animation = _animation(network, source, moving.Picture(pixels, alpha), mode, options)
     model_hash = bytes.fromhex(network.hash)
 
     def file(options: EncodeOptions) -> bytes:
-        return encode_latent(latent, width, height, model_hash, alpha, mode=mode, options=options, refine=refine)
+        return encode_latent(
+            latent, width, height, model_hash, alpha, mode=mode, options=options, refine=refine, animation=animation
+        )
 
-    with progress.part(share, 1):
+    with progress.part(begin + (1 - begin) * share, 1):
         if drawn:
             even = np.broadcast_to(latent.mean((1, 2), keepdims=True), latent.shape)
             smallest = replace(options.smallest, payload=opt.AUTO)
@@ -109,6 +123,45 @@ def encode(
             if data is not None:
                 return data
         return _with_decode(file, pixels, mode, options, tiny) if decoded else file(options)
+
+
+def _check_arrays(picture: moving.Picture, shape: tuple[int, int], mode: Mode) -> None:
+    """Raise ValueError unless arrays are those of a picture of a shape (H, W) and a mode."""
+    pixels, alpha = picture
+    if pixels.dtype != np.uint8 or pixels.shape != (*shape, 3):
+        msg = f"pixels must be uint8 (H, W, 3), not {pixels.dtype} {pixels.shape}"
+        raise ValueError(msg)
+    if mode.has_alpha != (alpha is not None) or (alpha is not None and alpha.shape != shape):
+        needs = "needs an alpha plane of the size of the pixels" if mode.has_alpha else "has no alpha"
+        msg = f"mode {mode.name} {needs}"
+        raise ValueError(msg)
+
+
+class _Animation(NamedTuple):
+    """The further frames of an animation before quantization."""
+
+    source: moving.Source
+    steps: list[moving.Step]
+
+
+def _animation(
+    network: Autoencoder, source: moving.Source, first: moving.Picture, mode: Mode, options: EncodeOptions
+) -> _Animation:
+    """Return the further frames of an animation.   first: frame 0."""
+    total = len(source.durations) - 1
+    done = 0
+
+    def advance() -> None:
+        nonlocal done
+        done += 1
+        progress.report(done, total)
+
+    def checked() -> Iterator[moving.Picture]:
+        for picture in source.pictures():
+            _check_arrays(picture, first.pixels.shape[:2], mode)
+            yield picture
+
+    return _Animation(source, moving.steps(network, options.space, first, checked(), advance))
 
 
 def _drawing(
@@ -139,9 +192,14 @@ def _drawing(
     return None
 
 
+def _follows_additions(section: Section) -> bool:
+    return section.name == Name.FRAMES or container.is_critical(section.name)
+
+
 def _with_sections(file: Container, added: list[Section]) -> bytes:
-    """Return the bytes of a file with more ignorable sections, which stand before the critical ones."""
-    place = next(index for index, known in enumerate(file.sections) if container.is_critical(known.name))
+    """Return the bytes of a file with more ignorable sections, which stand before the frames and the critical ones."""
+    later = (index for index, found in enumerate(file.sections) if _follows_additions(found))
+    place = next(later)
     return Container(file.header, (*file.sections[:place], *added, *file.sections[place:])).to_bytes()
 
 
@@ -241,12 +299,14 @@ def encode_latent(
     mode: Mode = Mode.RGB,
     options: EncodeOptions,
     refine: Refine | None = None,
+    animation: _Animation | None = None,
 ) -> bytes:
     """Return the file of a latent.  Needs no network.
 
     latent: float32 (C, h, w), of the latent space of the options' model.   width, height: of the picture.
     model: the 16 bytes that name the decoder (SPEC 7.2).   alpha: uint8 (H, W) for modes LA and RGBA, else None.
     refine: moves the latent towards the picture before symbols are chosen; None leaves it as it is.
+    animation: the further frames, None for a still picture.
     Raises ValueError for a size that the format cannot hold, for a latent whose shape does not fit the size, for values
     that are not finite, and for values too large for a symbol (a palette clips them).
     """
@@ -259,21 +319,30 @@ def encode_latent(
             f"{latent.shape}"
         )
         raise ValueError(msg)
-    if not np.isfinite(latent).all():
-        msg = "the latent holds values that are not finite"
-        raise ValueError(msg)
+    pieces = [piece.latent for step in animation.steps for piece in step.pieces] if animation else []
     target = options.target_bytes
-    quantizer.check_latent(latent, space, None if target is not None else quantizer.level(options))
-    sections = [
+    for values in (latent, *pieces):
+        if not np.isfinite(values).all():
+            msg = "the latent holds values that are not finite"
+            raise ValueError(msg)
+        quantizer.check_latent(values, space, None if target is not None else quantizer.level(options))
+    metadata_sections = [
         Section(name, metadata.pack(getattr(options, option)))
         for option, name in opt.METADATA.items()
         if getattr(options, option)
     ]
-    if alpha is not None:
-        sections.append(Section(Name.ALPHA, alpha_plane.encode(alpha)))
+    alpha_sections = () if alpha is None else (Section(Name.ALPHA, alpha_plane.encode(alpha)),)
 
     def file(level: int, refine: Refine | None = None) -> bytes:
-        coded = quantizer.encode(latent, space, level, options.choices, refine)
+        if animation is None:
+            coded = quantizer.encode(latent, space, level, options.choices, refine)
+            further: tuple[Section, ...] = ()
+        else:
+            symbols = scalar.choose(latent, space, level, options.choices.tune, refine)
+            coded = scalar.code(symbols, space, level, options.choices.payloads)
+            choices = replace(options.choices, payloads=(coded.payload,))
+            data = moving.code(animation.source, animation.steps, symbols, space, level, choices)
+            further = (Section(Name.FRAMES, data),)
         header = Header(
             width=width,
             height=height,
@@ -285,7 +354,8 @@ def encode_latent(
             model=model,
         )
         palette = () if coded.palette is None else (Section(Name.PALETTE, coded.palette),)
-        return Container(header, (*sections, *palette, Section(Name.LATENT, coded.latent))).to_bytes()
+        before = (*metadata_sections, *further, *alpha_sections)
+        return Container(header, (*before, *palette, Section(Name.LATENT, coded.latent))).to_bytes()
 
     spent, expected = 0.0, _duration(options)
 

@@ -48,7 +48,7 @@ def latents(file: str | os.PathLike[str] | IO[bytes]) -> Latents:
     """Return the latent of a file, dequantized, neither denoised nor decoded.
 
     file: a path, or a file object in binary mode.  It is read from its start if it can seek, else from where it is.
-    Of alpha and metadata only the checksums are looked at.
+    The latent of an animation is that of frame 0.  Of alpha and metadata only the checksums are looked at.
     Raises SdlError: MalformedError with rule F-01 if it is no SDL file, LimitError for a picture of more than twice
     `PIL.Image.MAX_IMAGE_PIXELS`, which `Image.open` refuses too.  Raises OSError if the file cannot be read.
     """

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 NO_PICTURES: Final = frozenset({"SDL", "BUFR", "GRIB", "HDF5", "MPEG"})
 """Formats that are not taken from folders: this package's own, and those of which Pillow reads nothing but the name."""
 
+ANIMATED: Final = frozenset({"GIF", "PNG", "WEBP", "AVIF", "FLI"})
+"""Pillow's names of the formats whose frames are shown one after another.  Frames of other formats are pages or views."""
+
 DEEP: Final = re.compile(r";(12|14|16|32)[BLN]")
 """Names of Pillow's raw modes with more than 8 bits a sample, such as RGB;16B.  BGR;16 has 16 bits a pixel."""
 
@@ -31,14 +34,15 @@ def extensions() -> set[str]:
     return {suffix for suffix, kind in kinds.items() if kind in readable - NO_PICTURES}
 
 
-def encoded(image: Image.Image, *, strip: bool, **options: Any) -> bytes:
-    """Return the SDL file of an opened image, with its Exif, XMP and ICC profile.
+def encoded(image: Image.Image, *, strip: bool, still: bool = False, **options: Any) -> bytes:
+    """Return the SDL file of an opened image or animation, with its Exif, XMP and ICC profile.
 
-    strip: whether these are left out.   options: of `save`.   Raises what `Image.load` and `Image.save` raise.
+    strip: whether these are left out.   still: whether only the first frame of an animation is stored.
+    options: of `save`.   Raises what `Image.load` and `Image.save` raise.
     """
     metadata = {"icc_profile": b""} if strip else metadata_of(image)
     target = io.BytesIO()
-    image.save(target, "SDL", **options, **metadata)
+    image.save(target, "SDL", save_all=not still and is_animation(image), **options, **metadata)
     return target.getvalue()
 
 
@@ -57,10 +61,15 @@ def _tags(image: Image.Image) -> bytes:
     return b"" if data == Image.Exif().tobytes() else data
 
 
-def losses(image: Image.Image) -> Iterator[str]:
-    """Yield what of an opened image is not stored: frames after the first one, and more than 8 bits a sample."""
-    frames = _frames(image)
-    if frames > 1:
+def losses(image: Image.Image, *, still: bool = False) -> Iterator[str]:
+    """Yield what of an opened image is not stored: frames after the first one, and more than 8 bits a sample.
+
+    still: whether the first frame of an animation is all that is wanted.
+    """
+    frames = count_frames(image)
+    if not frames:
+        yield "only the first frame is stored: the others are damaged"
+    elif frames > 1 and not still and not is_animation(image):
         yield f"only the first of {frames} frames is stored"
     if image.mode in {"I", "F"}:
         yield f"samples of mode {image.mode} are stored with 8 bits"
@@ -68,11 +77,16 @@ def losses(image: Image.Image) -> Iterator[str]:
         yield "samples of more than 8 bits are stored with 8 bits"
 
 
-def _frames(image: Image.Image) -> int:
-    """Return the number of frames of an opened image."""
+def is_animation(image: Image.Image) -> bool:
+    """Return whether an opened image has frames that are shown one after another."""
+    return image.format in ANIMATED and count_frames(image) > 1
+
+
+def count_frames(image: Image.Image) -> int:
+    """Return the number of frames of an opened image, 0 if damage hides it."""
     if image.format == "PSD":  # Its frames are layers.  The picture that is stored shows all of them.
         return 1
     try:
         return int(getattr(image, "n_frames", 1))
-    except Exception:  # noqa: BLE001  damage in later frames, which are not used; plugins raise anything
-        return 1
+    except Exception:  # noqa: BLE001  plugins raise anything for damage in later frames
+        return 0

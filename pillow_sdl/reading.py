@@ -22,8 +22,8 @@ def fidelity(file: str | os.PathLike[str] | IO[bytes]) -> Fidelity | None:
     """Return how far a file's picture is from its original, None if the file does not say.  Needs no network.
 
     file: a path, or a file object in binary mode.  It is read from its start if it can seek, else from where it is.
-    The bounds hold for the picture that the file's own model decodes, without a denoiser.  `image.info["sdl_model"]`
-    and `image.info["sdl_decoder"]` say whether that was so.
+    The bounds hold for the picture that the file's own model decodes, without a denoiser; of an animation, for frame 0.
+    `image.info["sdl_model"]` and `image.info["sdl_decoder"]` say whether that was so.
     Raises SdlError if it is no SDL file or damaged, OSError if it cannot be read.
     """
     return decode.read_fidelity(read_container(file))

@@ -392,10 +392,11 @@ def success(
     metadata: dict[str, bytes] | None = None,
     fidelity: Grids | None = None,
     patches: dict[str, Any] | None = None,
+    frames: dict[str, Any] | None = None,
+    further: Sequence[Planes] = (),
     rule: str | None = None,
 ) -> Vector:
-    """Return a vector that is read, with what a reader finds in it."""
-    symbols = b"".join(struct.pack(f"<{len(plane)}h", *plane) for plane in planes or zero_planes())
+    """Return a vector that is read, with what a reader finds in it.   further: planes of each further frame."""
     side = {
         "expect": "success",
         "verify": "success",
@@ -403,13 +404,20 @@ def success(
         "size": list(size),
         "mode": mode,
         "rate": rate,
-        "symbols_sha256": sha256(symbols),
+        "symbols_sha256": symbols_sha256(planes or zero_planes()),
         "alpha_sha256": None if alpha is None else sha256(alpha),
         "metadata": {name: sha256(content) for name, content in (metadata or {}).items()},
         "fidelity": fidelity and list(fidelity),
         "patches": patches,
+        "frames": frames,
+        "frames_sha256": [symbols_sha256(planes) for planes in further],
     }
     return Vector(data, side)
+
+
+def symbols_sha256(planes: Planes) -> str:
+    """Return the SHA-256 of symbols as int16, little-endian, in the order C, h, w."""
+    return sha256(b"".join(struct.pack(f"<{len(plane)}h", *plane) for plane in planes))
 
 
 LOSSY = bytes.fromhex(
@@ -459,6 +467,7 @@ def partly_read(*sections: bytes, rule: str = "H-07", kind: str = "unsupported",
         "metadata": {"i": sha256(b"profile")},
         "fidelity": None,
         "patches": None,
+        "frames": None,
     }
     return Vector(file(*whole, width=2, mode="RGBA", **fields), side)
 
@@ -1021,7 +1030,7 @@ def ok_ignorable_section_empty() -> Vector:
 @vector
 def ok_sections_64() -> Vector:
     """The largest number of sections."""
-    names = [name for name in range(256) if name & 0x20 and chr(name) not in "iexfg"][:63]
+    names = [name for name in range(256) if name & 0x20 and chr(name) not in "iexfgm"][:63]
     return success(file(*(section(name, b"") for name in names), latent()), rule="S-01")
 
 
@@ -1891,12 +1900,6 @@ def new_critical_section() -> Vector:
 
 
 @vector
-def new_critical_section_reserved() -> Vector:
-    """A section whose name SPEC 6.2 reserves and version 0 does not use."""
-    return refused(file(section("F", b"frames"), latent()), "S-02", "unsupported")
-
-
-@vector
 def new_critical_section_named_0() -> Vector:
     """An unknown section whose name is the byte 0, where bit 5 is 0."""
     return refused(file(section(0, b""), latent()), "S-02", "unsupported")
@@ -2115,6 +2118,251 @@ def bad_guard_webp_kind() -> Vector:
     return refused(data, "G-04")
 
 
+# Further frames
+
+PLACES = 3, 2
+"""Width and height, in positions, of the vectors with further frames."""
+
+Move = tuple[int, int, int, int, int, bytes]
+"""A rectangle: left, top, width, height, d, and its data."""
+
+
+def record(duration: int, moves: Sequence[Move] = (), alpha: Move | None = None) -> bytes:
+    """Return the record of a further frame (SPEC 9.5)."""
+    done = varint(duration) + varint(2 * len(moves) + (alpha is not None))
+    for *box, d, data in moves:
+        done += b"".join(map(varint, box)) + varint(2 * len(data) + d) + data
+    if alpha is not None:
+        *box, _, data = alpha
+        done += b"".join(map(varint, box)) + varint(len(data)) + data
+    return done
+
+
+def moving(*records: bytes, plays: int = 0, count: int | None = None, duration: int = 40, tail: bytes = b"") -> bytes:
+    """Return a section with further frames.   count: as it stands, if it is not right."""
+    head = varint(plays) + varint(len(records) if count is None else count) + varint(duration)
+    return section("m", head + b"".join(records) + tail)
+
+
+def moved(planes: Planes, move: tuple[int, int, int, int], new: Planes, d: int = 0) -> Planes:
+    """Return the planes of a frame of PLACES after new symbols in a rectangle."""
+    left, top, width, height = move
+    places = [y * PLACES[0] + x for y in range(top, top + height) for x in range(left, left + width)]
+    found = [list(plane) for plane in planes]
+    for plane, symbols in zip(found, new, strict=True):
+        for at, symbol in zip(places, symbols, strict=True):
+            plane[at] = symbol + d * plane[at]
+    return found
+
+
+def frames_of(
+    durations: list[int], rects: list[list[list[int]]], plays: int = 0, alpha: Sequence[bytes | None] | None = None
+) -> dict[str, Any]:
+    """Return what a reader of level A finds in further frames.   alpha: planes of the further frames."""
+    planes = alpha or [None] * len(rects)
+    hashes = [None if plane is None else sha256(plane) for plane in planes]
+    return {"plays": plays, "durations": durations, "rects": rects, "alpha_sha256": hashes}
+
+
+def animated(section_m: bytes, planes: Planes | None = None, **fields: Any) -> bytes:
+    """Return a file of PLACES with a section of further frames."""
+    sections = [section_m]
+    if fields.get("mode") == "RGBA":
+        sections.append(section("A", b"\0" + frame(bytes(17 * 9))))
+    data = latent(planes or zero_planes(6)) if fields.get("payload", 0) == 0 else fields.pop("latent")
+    return file(*sections, data, width=17, height=9, **fields)
+
+
+def animation(
+    section_m: bytes, frames: dict[str, Any], further: list[Planes], planes: Planes | None = None, **facts: Any
+) -> Vector:
+    """Return a vector of an RGB picture of PLACES with further frames."""
+    planes = planes or zero_planes(6)
+    return success(animated(section_m, planes), planes, size=(17, 9), frames=frames, further=further, **facts)
+
+
+@vector
+def ok_frames_repeat() -> Vector:
+    """An animation of three frames without changes, which plays twice."""
+    planes = noise_planes(6, (2, 4))
+    found = frames_of([40, 0, 2**24 - 1], [[], []], plays=2)
+    return animation(moving(record(0), record(2**24 - 1), plays=2), found, [planes, planes], planes, rule="T-01")
+
+
+@vector
+def ok_frames_replace() -> Vector:
+    """Two latent rectangles of one frame, and one in the frame after it, with new symbols."""
+    planes = noise_planes(6, (4, 8))
+    first, second, third = noise_planes(2, (2,)), noise_planes(1, (8,)), noise_planes(6, (16,))
+    boxes = [(0, 0, 1, 2), (2, 1, 1, 1), (0, 0, 3, 2)]
+    moves = [(*box, 0, frame(pack(new))) for box, new in zip(boxes, (first, second, third), strict=True)]
+    after = moved(moved(planes, boxes[0], first), boxes[1], second)
+    found = frames_of([40, 50, 60], [[[*boxes[0], 0], [*boxes[1], 0]], [[*boxes[2], 0]]])
+    data = moving(record(50, moves[:2]), record(60, moves[2:]))
+    return animation(data, found, [after, third], planes, rule="T-02")
+
+
+@vector
+def ok_frames_differences() -> Vector:
+    """Symbols that are added to those of the frame before, twice, up to the largest sum."""
+    planes, box = [[32000] * 6 for _ in range(CHANNELS)], (1, 0, 2, 1)
+    new = [[767, -32000] for _ in range(CHANNELS)]
+    move = (*box, 1, frame(pack(new)))
+    again = (*box, 1, frame(pack([[-1, -1] for _ in range(CHANNELS)])))
+    once = moved(planes, box, new, 1)
+    twice = moved(once, box, [[-1, -1] for _ in range(CHANNELS)], 1)
+    found = frames_of([40, 50, 60], [[[*box, 1]], [[*box, 1]]])
+    return animation(moving(record(50, [move]), record(60, [again])), found, [once, twice], planes, rule="T-03")
+
+
+@vector
+def ok_frames_range() -> Vector:
+    """Rectangles coded by payload method 1: the model sees nothing outside of them."""
+    planes, new, change = noise_planes(6, (2, 0, 4)), noise_planes(4, (4,)), noise_planes(2, (2,))
+    boxes = [(1, 0, 2, 2), (0, 1, 2, 1)]
+    once = moved(planes, boxes[0], new)
+    twice = moved(once, boxes[1], change, 1)
+    count = group_count(SPACE)
+    moves = [
+        (*boxes[0], 0, range_payload(new, count, height=2, width=2)),
+        (*boxes[1], 1, range_payload(change, count, height=1, width=2)),
+    ]
+    payload = section("L", range_payload(planes, count, height=2, width=3))
+    data = animated(moving(record(7, moves[:1]), record(8, moves[1:])), payload=1, latent=payload)
+    found = frames_of([40, 7, 8], [[[*boxes[0], 0]], [[*boxes[1], 1]]])
+    return success(data, planes, size=(17, 9), frames=found, further=[once, twice], rule="T-03")
+
+
+@vector
+def ok_frames_alpha() -> Vector:
+    """A frame that changes alpha only, with the left filter, and one that changes nothing."""
+    box, values = (15, 8, 2, 1), bytes([200, 100])
+    block = b"\1" + frame(bytes([200, 156]))
+    alpha = bytes(17 * 9 - 2) + values
+    data = animated(moving(record(50, alpha=(*box, 0, block)), record(60)), mode="RGBA")
+    found = frames_of([40, 50, 60], [[], []], alpha=[alpha, alpha])
+    planes = zero_planes(6)
+    return success(data, planes, size=(17, 9), mode="RGBA", alpha=bytes(17 * 9), frames=found, further=[planes, planes])
+
+
+@vector
+def bad_frames_none() -> Vector:
+    """A section without a further frame."""
+    return refused(animated(moving()), "T-01")
+
+
+@vector
+def bad_frames_few() -> Vector:
+    """One further frame of the two that are announced."""
+    return refused(animated(moving(record(40), count=2)), "T-01")
+
+
+@vector
+def bad_frames_many() -> Vector:
+    """Bytes after the last further frame."""
+    return refused(animated(moving(record(40), tail=b"\0")), "T-01")
+
+
+@vector
+def bad_frames_data_cut() -> Vector:
+    """A section that ends within the data of a rectangle."""
+    data = moving(tail=record(40, [(0, 0, 1, 1, 0, frame(pack(zero_planes())))])[:-1], count=1)
+    return refused(animated(data), "T-01")
+
+
+@vector
+def bad_frames_alpha_not_wanted() -> Vector:
+    """A frame that changes alpha in a picture without alpha."""
+    return refused(animated(moving(record(40, alpha=(0, 0, 1, 1, 0, b"\0" + frame(b"a"))))), "T-01")
+
+
+@vector
+def bad_frames_varint() -> Vector:
+    """A duration that is not in its shortest form."""
+    return refused(animated(moving(tail=b"\x80\0\0", count=1)), "V-02")
+
+
+@vector
+def bad_frames_empty_rectangle() -> Vector:
+    """A latent rectangle without a position."""
+    return refused(animated(moving(record(40, [(0, 0, 0, 1, 0, b"")]))), "T-02")
+
+
+@vector
+def bad_frames_beyond() -> Vector:
+    """A latent rectangle that reaches beyond the latent."""
+    move = (2, 0, 2, 1, 0, frame(pack(zero_planes(2))))
+    return refused(animated(moving(record(40, [move]))), "T-02")
+
+
+@vector
+def bad_frames_overlap() -> Vector:
+    """Two latent rectangles of one frame that share a position."""
+    moves = [(0, 0, 2, 1, 0, frame(pack(zero_planes(2)))), (1, 0, 1, 2, 0, frame(pack(zero_planes(2))))]
+    return refused(animated(moving(record(40, moves))), "T-02")
+
+
+@vector
+def bad_frames_alpha_beyond() -> Vector:
+    """An alpha rectangle that reaches beyond the picture."""
+    move = (16, 0, 2, 1, 0, b"\0" + frame(b"ab"))
+    return refused(animated(moving(record(40, alpha=move)), mode="RGBA"), "T-02")
+
+
+@vector
+def bad_frames_alpha_short() -> Vector:
+    """An alpha rectangle with a value too few."""
+    move = (15, 0, 2, 1, 0, b"\0" + frame(b"a"))
+    return refused(animated(moving(record(40, alpha=move)), mode="RGBA"), "A-02")
+
+
+@vector
+def bad_frames_payload() -> Vector:
+    """A rectangle whose payload has a plane too few symbols."""
+    move = (0, 0, 2, 1, 0, frame(bytes([16] + [0] * (CHANNELS - 1)) + bytes(2)))
+    return refused(animated(moving(record(40, [move]))), "P-03")
+
+
+@vector
+def bad_frames_sum() -> Vector:
+    """A difference that leads to the symbol 32768."""
+    planes = [[32767] * 6 for _ in range(CHANNELS)]
+    move = (0, 0, 1, 1, 1, frame(pack([[1]] * CHANNELS)))
+    return refused(animated(moving(record(40, [move])), planes), "T-03")
+
+
+@vector
+def new_frames_quantizer() -> Vector:
+    """Further frames in a picture with a palette."""
+    sections = moving(record(40)), palette([(1, 2, 3, 4)]), section("L", frame(b"\0"))
+    return refused(file(*sections, quantizer=1, rate=0), "T-04", "unsupported")
+
+
+@vector
+def limit_frames_65536() -> Vector:
+    """More further frames than the limit."""
+    return refused(animated(moving(tail=bytes(2 * 65536), count=65536)), "L-08", "limit")
+
+
+@vector
+def limit_frames_plays() -> Vector:
+    """More plays than the limit."""
+    return refused(animated(moving(record(40), plays=65536)), "L-08", "limit")
+
+
+@vector
+def limit_frames_duration() -> Vector:
+    """A duration of 2^24 ms."""
+    return refused(animated(moving(record(2**24))), "L-08", "limit")
+
+
+@vector
+def limit_frames_payload() -> Vector:
+    """A rectangle of one position whose zstd frame holds more than its planes can take."""
+    move = (0, 0, 1, 1, 0, zeros_frame(CHANNELS * 3 + 1))
+    return refused(animated(moving(record(40, [move]))), "L-04", "limit")
+
+
 # Files above a limit
 
 
@@ -2203,6 +2451,9 @@ INTRODUCTION = """# Test vectors
 - `alpha_sha256`: SHA-256 of the alpha plane in rows, or null.
 - `metadata`: SHA-256 of each metadata section's content, by the section's name.
 - `fidelity`: levels of the fidelity map's cells in rows, errors and invented structure, or null.
+- `frames_sha256`: the same for the symbols of each further frame.
+- `frames`: the further frames, or null: `plays`; `durations` of all frames; `rects`, for each further frame left, top,
+  width, height and d of its latent rectangles; `alpha_sha256`, of each further frame's alpha plane, or null.
 - `patches`: the guard patches, or null: `method`; `atlas`, its width and height in cells; `rects`, left, top, width and
   height of each patch in cells; `data_sha256`, of the WebP chunk's data.
 
@@ -2249,7 +2500,10 @@ def contents(path: Path) -> dict[str, Any]:
         facts = reader.report(container)
         found |= {"size": [facts["width"], facts["height"]]}
         found |= {key: facts[key] for key in ("mode", "rate", "alpha_sha256", "metadata")}
-        found["symbols_sha256"] = reader.symbols_hash(reader.read_symbols(container))
+        symbols = reader.read_symbols(container)
+        further = reader.read_frames(container, symbols)
+        found["symbols_sha256"] = reader.symbols_hash(symbols)
+        found["frames_sha256"] = [reader.symbols_hash(planes) for planes in further]
         reader.read_container(data, strict=True)
     except reader.RefusedError as error:
         found |= {"verify": error.kind, "rule": error.rule}

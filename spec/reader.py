@@ -45,7 +45,7 @@ EMBEDDED = 16
 
 MODES = ("L", "LA", "RGB", "RGBA")
 METADATA = b"iex"
-KNOWN = b"iexfgAPL"
+KNOWN = b"iexfgmAPL"
 
 KNOWN_PALETTE_FLAGS = 0x01
 
@@ -91,13 +91,37 @@ class Patches(NamedTuple):
     data: bytes
 
 
+class Rectangle(NamedTuple):
+    """A rectangle of a further frame (SPEC 9.5), in positions or, for alpha, in pixels.   d: 0 for alpha."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+    d: int
+    data: bytes
+
+
+class Frames(NamedTuple):
+    """Further frames (SPEC 9.5).
+
+    durations: of all frames, in milliseconds.   latent: the rectangles of each further frame.
+    alpha: the alpha plane of each further frame in rows, None without alpha.
+    """
+
+    plays: int
+    durations: list[int]
+    latent: list[list[Rectangle]]
+    alpha: list[bytes | None]
+
+
 class Container(NamedTuple):
     """What a reader of level A finds.
 
     sections: name and data of each section, in the order of the file.   metadata: content by section name.
     alpha: width x height bytes in rows, or None.
     fidelity: levels of all cells in rows, errors and invented structure, or None.
-    patches: the guard patches, or None.
+    patches: the guard patches, or None.   frames: the further frames, or None.
     """
 
     header: Header
@@ -106,6 +130,7 @@ class Container(NamedTuple):
     alpha: bytes | None
     fidelity: tuple[list[int], list[int]] | None
     patches: Patches | None
+    frames: Frames | None
 
 
 class Place:
@@ -270,7 +295,9 @@ def read_container(data: bytes, *, strict: bool = False) -> Container:
     levels = None if fidelity is None else unpack_fidelity(fidelity, header.width, header.height)
     guard = dict(sections).get(ord("g"))
     patches = None if guard is None else unpack_patches(guard, header.width, header.height)
-    return Container(header, sections, metadata, plane, levels, patches)
+    moving = dict(sections).get(ord("m"))
+    frames = None if moving is None else unpack_frames(moving, header, plane)
+    return Container(header, sections, metadata, plane, levels, patches, frames)
 
 
 def geometry(header: Header) -> tuple[int, int, int]:
@@ -689,6 +716,68 @@ def unpack_patches(data: bytes, width: int, height: int) -> Patches:
     return Patches(method, columns, rows, rects, data[end:])
 
 
+class Record(Place):
+    """A position in the data of section m.  What ends there is not the file."""
+
+    def take(self, count: int) -> bytes:
+        """Return the next `count` bytes."""
+        if count > len(self.data) - self.at:
+            raise RefusedError(MALFORMED, "T-01", f"the further frames end at byte {len(self.data)} of their section")
+        return super().take(count)
+
+    def limited(self, limit: int) -> int:
+        """Return the next varint, which has a limit."""
+        value = self.varint()
+        if value > limit:
+            raise RefusedError(LIMIT, "L-08", f"{value} is above {limit}")
+        return value
+
+    def rectangle(self, *, has_d: bool) -> Rectangle:
+        """Return the next rectangle.   has_d: whether it is one of the latent."""
+        left, top, width, height, length = (self.varint() for _ in range(5))
+        length, d = divmod(length, 2) if has_d else (length, 0)
+        return Rectangle(left, top, width, height, d, self.take(length))
+
+
+def check_rectangle(found: Rectangle, width: int, height: int) -> None:
+    """Refuse a rectangle that is empty or reaches beyond an area."""
+    if not (found.width and found.height) or found.left + found.width > width or found.top + found.height > height:
+        raise RefusedError(MALFORMED, "T-02", f"rectangle {found[:4]} in an area of {width} x {height}")
+
+
+def unpack_frames(data: bytes, header: Header, alpha: bytes | None) -> Frames:
+    """Return the further frames of a section (SPEC 9.5).   alpha: the plane of frame 0."""
+    place = Record(data)
+    plays, count = place.limited(65535), place.limited(65535)
+    if count == 0:
+        raise RefusedError(MALFORMED, "T-01", "there is no further frame")
+    frames = Frames(plays, [place.limited(2**24 - 1)], [], [])
+    for _ in range(count):
+        frames.durations.append(place.limited(2**24 - 1))
+        r, a = divmod(place.varint(), 2)
+        frames.latent.append([place.rectangle(has_d=True) for _ in range(r)])
+        if a:
+            if alpha is None:
+                raise RefusedError(MALFORMED, "T-01", "alpha changes in a picture without alpha")
+            found = place.rectangle(has_d=False)
+            check_rectangle(found, header.width, header.height)
+            alpha = with_rectangle(alpha, header.width, found)
+        frames.alpha.append(alpha)
+    if place.at < len(data):
+        raise RefusedError(MALFORMED, "T-01", "bytes follow the last frame")
+    return frames
+
+
+def with_rectangle(plane: bytes, width: int, found: Rectangle) -> bytes:
+    """Return an alpha plane with the values of a rectangle."""
+    rows = unpack_alpha(found.data, found.width, found.height)
+    changed = bytearray(plane)
+    for y in range(found.height):
+        at = (found.top + y) * width + found.left
+        changed[at : at + found.width] = rows[y * found.width : (y + 1) * found.width]
+    return bytes(changed)
+
+
 def webp_size(method: int, data: bytes) -> tuple[int, int] | None:
     """Return (width, height) of a WebP chunk: RFC 6386, 9.1, or RFC 9649, 3.4.  None if it does not begin like one."""
     if method == 0 and len(data) >= 10 and data[3:6] == b"\x9d\x01\x2a":
@@ -764,16 +853,49 @@ def read_symbols(container: Container) -> list[list[int]]:
         raise RefusedError(UNSUPPORTED, "H-07", f"quantizer {header.quantizer} is unknown")
     if header.payload not in (ZSTD, RANGE):
         raise RefusedError(UNSUPPORTED, "H-07", f"payload method {header.payload} is unknown")
-    channels, height, width = geometry(header)
+    _, height, width = geometry(header)
     data, palette = sections[ord("L")], sections.get(ord("P"))
     if (palette is not None) != (header.quantizer == PALETTE):
         there = "a" if palette is not None else "no"
         raise RefusedError(MALFORMED, "K-01", f"quantizer {header.quantizer} occurs with {there} palette section")
     if palette is not None:
         return read_indices(header, palette, data)
+    return read_payload(header, data, height, width)
+
+
+def read_payload(header: Header, data: bytes, height: int, width: int) -> list[list[int]]:
+    """Return the symbols of quantizer 0 for height x width positions (SPEC 8.3 and 8.6)."""
     if header.payload == ZSTD:
-        return read_planes(data, channels, height * width)
+        return read_planes(data, SPACES[header.space]["channels"], height * width)
     return read_range(data, empty_latent(header.space, header.rate, height, width))
+
+
+def read_frames(container: Container, planes: list[list[int]]) -> list[list[list[int]]]:
+    """Return the symbols of each further frame (SPEC 9.5).   planes: those of frame 0."""
+    header, frames = container.header, container.frames
+    if frames is None:
+        return []
+    if header.quantizer != SCALAR:
+        raise RefusedError(UNSUPPORTED, "T-04", f"further frames with quantizer {header.quantizer}")
+    _, height, width = geometry(header)
+    done = []
+    for rectangles in frames.latent:
+        planes = [list(plane) for plane in planes]
+        taken: set[int] = set()
+        for found in rectangles:
+            check_rectangle(found, width, height)
+            rows = range(found.top, found.top + found.height)
+            places = [y * width + x for y in rows for x in range(found.left, found.left + found.width)]
+            if taken.intersection(places):
+                raise RefusedError(MALFORMED, "T-02", f"rectangle {found[:4]} overlaps another one")
+            taken.update(places)
+            for plane, new in zip(planes, read_payload(header, found.data, found.height, found.width), strict=True):
+                for at, symbol in zip(places, new, strict=True):
+                    plane[at] = symbol + found.d * plane[at]
+                    if found.d and abs(plane[at]) > 32767:
+                        raise RefusedError(MALFORMED, "T-03", f"a symbol is {plane[at]}")
+        done.append(planes)
+    return done
 
 
 def symbols_hash(symbols: list[list[int]]) -> str:
@@ -792,9 +914,19 @@ def describe_patches(patches: Patches) -> dict[str, Any]:
     }
 
 
+def describe_frames(frames: Frames) -> dict[str, Any]:
+    """Return further frames as JSON types."""
+    return {
+        "plays": frames.plays,
+        "durations": frames.durations,
+        "rects": [[list(found[:5]) for found in rectangles] for rectangles in frames.latent],
+        "alpha_sha256": [None if alpha is None else hashlib.sha256(alpha).hexdigest() for alpha in frames.alpha],
+    }
+
+
 def report(container: Container) -> dict[str, Any]:
     """Return what a reader of level A finds, as JSON types."""
-    header, sections, metadata, alpha, fidelity, patches = container
+    header, sections, metadata, alpha, fidelity, patches, frames = container
     return {
         **header._asdict(),
         "mode": MODES[header.mode],
@@ -804,6 +936,7 @@ def report(container: Container) -> dict[str, Any]:
         "alpha_sha256": None if alpha is None else hashlib.sha256(alpha).hexdigest(),
         "fidelity": None if fidelity is None else list(fidelity),
         "patches": None if patches is None else describe_patches(patches),
+        "frames": None if frames is None else describe_frames(frames),
     }
 
 
@@ -818,7 +951,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         container = read_container(options.file.read_bytes(), strict=options.verify)
         found |= report(container)
         found["latent"] = geometry(container.header)
-        found["symbols_sha256"] = symbols_hash(read_symbols(container))
+        symbols = read_symbols(container)
+        found["symbols_sha256"] = symbols_hash(symbols)
+        found["frames_sha256"] = [symbols_hash(planes) for planes in read_frames(container, symbols)]
     except RefusedError as error:
         found |= {"refused": error.kind, "rule": error.rule, "message": str(error)}
     sys.stdout.write(json.dumps(found, indent=2) + "\n")

@@ -141,6 +141,25 @@ class PerfectModel:
         missing = SPACE.factor * latent.shape[1] - height, SPACE.factor * latent.shape[2] - width
         return np.pad(self.pixels, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
 
+    def encode_part(
+        self, pixels: NDArray[np.uint8], rows: slice, columns: slice, progress: Progress | None = None
+    ) -> NDArray[np.float32]:
+        """Keep the pixels and return a latent of zeros."""
+        return self.encode(pixels, progress)[:, rows, columns]
+
+    def decode_part(
+        self,
+        latent: NDArray[np.float32],
+        rate: int | None,
+        rows: slice,
+        columns: slice,
+        progress: Progress | None = None,
+    ) -> NDArray[np.uint8]:
+        """Return a part of the pixels that were encoded last."""
+        pixels = self.decode(latent, rate, progress)
+        across, down = (slice(SPACE.factor * part.start, SPACE.factor * part.stop) for part in (columns, rows))
+        return pixels[down, across]
+
     def squared_error(
         self, latent: NDArray[np.float32], rate: int, pixels: NDArray[np.uint8]
     ) -> tuple[float, NDArray[np.float32]]:

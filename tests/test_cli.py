@@ -395,9 +395,9 @@ FRAMES, DEPTH, WIDE = "only the first of 3 frames", "more than 8 bits", "are sto
 @pytest.mark.parametrize(
     ("make", "warning"),
     [
-        pytest.param(animation("GIF"), FRAMES, id="GIF, frames"),
-        pytest.param(animation("PNG"), FRAMES, id="PNG, frames"),
-        pytest.param(animation("WEBP"), FRAMES, id="WebP, frames"),
+        pytest.param(animation("GIF"), None, id="GIF, frames"),
+        pytest.param(animation("PNG"), None, id="PNG, frames"),
+        pytest.param(animation("WEBP"), None, id="WebP, frames"),
         pytest.param(animation("TIFF"), FRAMES, id="TIFF, frames"),
         pytest.param(still("I;16", "PNG"), DEPTH, id="PNG, 16 bits, grey"),
         pytest.param(png_of_16_bits, DEPTH, id="PNG, 16 bits, colour"),
@@ -414,7 +414,7 @@ FRAMES, DEPTH, WIDE = "only the first of 3 frames", "more than 8 bits", "are sto
 def test_what_is_not_stored_is_said(
     make: Callable[[], bytes], warning: str | None, quiet: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Lost frames and lost bit depth give a warning, with --quiet too.  Other pictures give none."""
+    """Lost pages and lost bit depth give a warning, with --quiet too.  Other pictures and animations give none."""
     source = tmp_path / "source"
     source.write_bytes(make())
     assert cli.main(["encode", str(source), *(["--quiet"] if quiet else [])]) == 0
@@ -425,12 +425,14 @@ def test_what_is_not_stored_is_said(
         assert warning in lines[0]
 
 
-def test_damage_in_a_later_frame_is_no_error(tmp_path: Path) -> None:
-    """The first frame of an animation is encoded, whatever the file has after it."""
+def test_damage_in_a_later_frame_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An animation is encoded as a whole.  With --still only the first frame counts, whatever the file has after it."""
     source = tmp_path / "cut.gif"
     data = animation("GIF")()
     source.write_bytes(data[: len(data) - 20])
-    assert cli.main(["encode", str(source)]) == 0
+    assert cli.main(["encode", str(source)]) == 1
+    assert "truncated" in capsys.readouterr().err
+    assert cli.main(["encode", "--still", str(source)]) == 0
 
 
 def test_warnings_of_pillow_are_messages(

@@ -64,10 +64,12 @@ def with_code(language: str) -> list[Path]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with the photo that the documents use, and with the program `sdl` in bin/."""
+    """A folder with the photo and the animation that the documents use, and with the program `sdl` in bin/."""
     (tmp_path / "docs").mkdir()
     for target in ("photo.jpg", "docs/grace_hopper.jpg"):
         shutil.copy(ROOT / "docs" / "grace_hopper.jpg", tmp_path / target)
+    frames = [Image.new("RGB", (48, 32), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "anim.gif", save_all=True, append_images=frames[1:], duration=100, loop=0)
     (tmp_path / "bin").mkdir()
     program = tmp_path / "bin" / "sdl"
     program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m pillow_sdl "$@"\n')

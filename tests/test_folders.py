@@ -41,7 +41,7 @@ PICTURES = {
     "ünï.webp": (33, 17),
     "sub/b.bmp": (16, 16),
     "sub/a.jpg": (47, 33),
-    "sub/anim.gif": (20, 20),
+    "sub/pages.tif": (20, 20),
     "sub/deep er/c.tif": (32, 32),
     "sub/deep er/ö.png": (9, 70),
     "sub/deep er/d.ppm": (8, 8),
@@ -51,7 +51,7 @@ PICTURES = {
 
 OUTPUTS = {Path(name).with_suffix(".sdl").as_posix() for name in PICTURES}
 
-WARNING = "anim.gif: warning: only the first of 2 frames is stored"
+WARNING = "pages.tif: warning: only the first of 2 frames is stored"
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def tree(tmp_path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         image = images.noise(*size, seed=number)
         more: dict[str, Any] = (
-            {"save_all": True, "append_images": [images.gradient(*size)]} if path.suffix == ".gif" else {}
+            {"save_all": True, "append_images": [images.gradient(*size)]} if path.stem == "pages" else {}
         )
         image.save(path, **more)
     whole = (top / "a.jpg").read_bytes()

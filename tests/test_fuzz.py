@@ -40,6 +40,9 @@ SEEDS: dict[str, Callable[[], bytes]] = {
     "everything": lambda: images.saved(
         images.noise(7, 5, "RGBA"), quality=0, exif=EXIF, xmp=XMP, icc_profile=b"i" * 99
     ),
+    "animation": lambda: images.saved(
+        images.noise(20, 9, "RGBA"), save_all=True, append_images=[images.noise(20, 9, "RGBA", seed) for seed in (1, 1)]
+    ),
     "large": lambda: images.with_header(images.saved(images.gradient(16, 16)), width=4000, height=4000),
     "huge": lambda: images.with_header(images.saved(images.gradient(16, 16)), width=65535, height=65535),
 }

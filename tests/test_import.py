@@ -43,6 +43,8 @@ LAYERS: list[dict[str, set[str]]] = [
         "fidelity_map": {"numpy"},
         "detectors": {"numpy", "dlib", "rapidocr"},
         "guard": {"PIL", "numpy"},
+        "moving": {"numpy"},
+        "player": {"numpy"},
         "encode": {"numpy"},
         "decode": {"numpy"},
         "reading": {"PIL"},

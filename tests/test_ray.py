@@ -206,7 +206,7 @@ def test_a_second_run_does_the_rest(killed: Killed, photos: Path) -> None:
 
 def test_an_output_that_has_changed_since_the_plan_is_complete(tmp_path: Path, photos: Path) -> None:
     """An actor that died has written it.  Warnings of others are in the report."""
-    first, second = tmp_path / "a.png", tmp_path / "b.gif"
+    first, second = tmp_path / "a.png", tmp_path / "b.tiff"
     images.gradient().save(first)
     images.noise(20, 20).save(second, save_all=True, append_images=[images.gradient(20, 20)])
     plan = cluster.make_plan([first, second], None)
@@ -215,8 +215,8 @@ def test_an_output_that_has_changed_since_the_plan_is_complete(tmp_path: Path, p
     rows = {Path(row["path"]).name: row for row in cluster.run(plan.jobs, work, 1)}
     assert (rows["a.png"]["status"], rows["a.png"]["output_bytes"]) == ("encoded", 8)
     assert first.with_suffix(".sdl").read_bytes() == b"complete"
-    assert rows["b.gif"]["warnings"] == ["only the first of 2 frames is stored"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "a.sdl", "b.gif", "b.sdl"]
+    assert rows["b.tiff"]["warnings"] == ["only the first of 2 frames is stored"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "a.sdl", "b.sdl", "b.tiff"]
 
 
 def test_programs_have_their_own_pipelines(photos: Path) -> None:

@@ -22,7 +22,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pillow_sdl import decode, errors, registry
+from pillow_sdl import decode, errors, moving, registry
 from pillow_sdl.format import alpha, container, metadata, patches, zstd
 from pillow_sdl.format.container import Container, Header, Mode, Name, Section
 from pillow_sdl.latent import cells, context, entropy, palette, quantizers, rans, scalar, spaces
@@ -98,7 +98,7 @@ SIDES = {name: _side(name) for name in NAMES}
 READ = [name for name in NAMES if SIDES[name]["expect"] == SIDES[name]["verify"] == "success"]
 """Vectors that both a reader and a verifier accept."""
 
-CONTAINER_FACTS = ("size", "mode", "rate", "alpha_sha256", "metadata", "fidelity", "patches")
+CONTAINER_FACTS = ("size", "mode", "rate", "alpha_sha256", "metadata", "fidelity", "patches", "frames")
 
 
 class Outcome(NamedTuple):
@@ -112,12 +112,12 @@ class Implementation(NamedTuple):
     """One of the two readers.
 
     outcome: reads a file to level B; with `strict` as a verifier.
-    facts: level A in the form of a side file.   symbols: SHA-256 of the symbols.
+    facts: level A in the form of a side file.   symbols: SHA-256 of the symbols of frame 0 and of each further frame.
     """
 
     outcome: Callable[[bytes, bool], Outcome]
     facts: Callable[[bytes], dict[str, Any]]
-    symbols: Callable[[bytes], str]
+    symbols: Callable[[bytes], list[str]]
 
 
 def _library_outcome(data: bytes, strict: bool) -> Outcome:
@@ -147,6 +147,7 @@ def _library_facts(data: bytes) -> dict[str, Any]:
         },
         "fidelity": None if levels is None else [grid.ravel().tolist() for grid in levels[1:]],
         "patches": _library_patches(file),
+        "frames": _library_frames(file),
     }
 
 
@@ -162,14 +163,37 @@ def _library_patches(file: container.Container) -> dict[str, Any] | None:
     }
 
 
-def _library_symbols(data: bytes) -> str:
-    return _sha256(decode.read_symbols(container.read(io.BytesIO(data))).astype("<i2").tobytes())
+def _library_frames(file: container.Container) -> dict[str, Any] | None:
+    found, block = decode.read_frames(file), file.get(Name.ALPHA)
+    if found is None:
+        return None
+    width, height = file.header.width, file.header.height
+    plane = None if block is None else alpha.decode(block, width, height)
+    planes = []
+    for frame in found.further:
+        if plane is not None:
+            plane = moving.with_alpha(frame, plane)
+        planes.append(None if plane is None else _sha256(plane.tobytes()))
+    rects = [[[*change.box, int(change.differences)] for change in frame.changes] for frame in found.further]
+    return {"plays": found.plays, "durations": list(found.durations), "rects": rects, "alpha_sha256": planes}
+
+
+def _library_symbols(data: bytes) -> list[str]:
+    file = container.read(io.BytesIO(data))
+    symbols = decode.read_symbols(file)
+    hashes = [_sha256(symbols.astype("<i2").tobytes())]
+    further = decode.read_frames(file)
+    for frame in further.further if further else ():
+        symbols = moving.with_changes(frame, symbols, file.header)
+        hashes.append(_sha256(symbols.astype("<i2").tobytes()))
+    return hashes
 
 
 def _second_outcome(data: bytes, strict: bool) -> Outcome:
     """Let the second reader read a file."""
     try:
-        reader.read_symbols(reader.read_container(data, strict=strict))
+        found = reader.read_container(data, strict=strict)
+        reader.read_frames(found, reader.read_symbols(found))
     except reader.RefusedError as error:
         return Outcome(error.kind, error.rule)
     return Outcome("success", None)
@@ -180,9 +204,10 @@ def _second_facts(data: bytes) -> dict[str, Any]:
     return {key: [facts["width"], facts["height"]] if key == "size" else facts[key] for key in CONTAINER_FACTS}
 
 
-def _second_symbols(data: bytes) -> str:
-    found: str = reader.symbols_hash(reader.read_symbols(reader.read_container(data)))
-    return found
+def _second_symbols(data: bytes) -> list[str]:
+    found = reader.read_container(data)
+    symbols = reader.read_symbols(found)
+    return [reader.symbols_hash(planes) for planes in (symbols, *reader.read_frames(found, symbols))]
 
 
 READERS = {
@@ -275,7 +300,7 @@ def test_vector(name: str, implementation: str) -> None:
     if "size" in side:
         assert found.facts(data) == {key: side[key] for key in CONTAINER_FACTS}
     if side["expect"] == "success":
-        assert found.symbols(data) == side["symbols_sha256"]
+        assert found.symbols(data) == [side["symbols_sha256"], *side["frames_sha256"]]
 
 
 # Second reader

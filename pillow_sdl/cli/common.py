@@ -139,6 +139,11 @@ def _jobs(text: str) -> int:
     return int(text)
 
 
+def add_still(command: argparse.ArgumentParser, text: str) -> None:
+    """Add the option --still.   text: its help."""
+    command.add_argument("--still", action="store_true", help=text)
+
+
 def add_quiet(command: argparse.ArgumentParser) -> None:
     """Add the option --quiet."""
     command.add_argument("--quiet", action="store_true", help="print only warnings and errors, and no progress bar")

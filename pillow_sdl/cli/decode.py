@@ -36,6 +36,7 @@ def add(commands: Any) -> None:
         action="store_false",
         help="do not say in the output's XMP that a network has made a part of the picture",
     )
+    common.add_still(command, "write only the first frame of an animation")
     common.add_output(command, "INPUT.EXTENSION")
     common.add_many(command, writes=True)
     common.add_settings(command, "denoise", "denoise_steps", "device", "threads", "max_pixels")
@@ -106,12 +107,35 @@ def _make(task: folders.Task, options: argparse.Namespace) -> folders.Made:
             xmp = merged or xmp
         if xmp:
             metadata |= origin.save_options(kind, xmp)
-        data = _save(image, kind, place, **metadata, icc_profile=image.info.get("icc_profile"))
+        metadata["icc_profile"] = image.info.get("icc_profile")
+        frames = _frames(image, kind, options, task.name)
+        data = _save(image, kind, place, **metadata, **frames)
         width, height = image.size
-    return folders.Made(f"{width} x {height}, {len(data):,} bytes", data)
+        size = f"{width} x {height}" + (f", {image.n_frames} frames" if frames else "")
+    return folders.Made(f"{size}, {len(data):,} bytes", data)
 
 
 COMMAND: Final = folders.Command(_make, folders.sdl_files, "not an SDL file", "decoded", _output)
+
+
+def _frames(image: SdlImageFile, kind: str, options: argparse.Namespace, name: str) -> dict[str, Any]:
+    """Return the options of Pillow's `save` that store all frames, empty for a still picture.
+
+    Warns if the format has no animations.   kind: Pillow's name of the format.   name: the input.
+    """
+    if not image.is_animated or options.still:
+        return {}
+    if kind not in pictures.ANIMATED:
+        common.warn(common.shown_input(name), f"only the first of {image.n_frames} frames is stored")
+        return {}
+    durations = []
+    for index in range(image.n_frames):
+        image.seek(index)
+        durations.append(image.info["duration"])
+    image.seek(0)
+    plays = image.info["loop"]
+    # GIF has no number for one play: it leaves the number out.
+    return {"save_all": True, "duration": durations, "loop": None if kind == "GIF" and plays == 1 else plays}
 
 
 def _check_format(image: Image.Image, kind: str, place: str) -> None:

@@ -71,6 +71,7 @@ def add(commands: Any) -> None:
     for name in opt.SAVE_OPTIONS:
         _add_option(size if name in SIZE_OPTIONS else command, name)
     command.add_argument("--strip", action="store_true", help="do not store Exif, XMP and the ICC profile")
+    common.add_still(command, "store only the first frame of an animation")
     common.add_output(command, f"INPUT{SUFFIX}")
     common.add_many(command, writes=True)
     cluster.add(command)
@@ -160,13 +161,16 @@ def _make(task: folders.Task, options: argparse.Namespace) -> folders.Made:
     """Return the SDL file of an input."""
     name = task.name
     with common.open_image(name) as image:
-        for text in pictures.losses(image):
+        animated = not options.still and pictures.is_animation(image)
+        for text in pictures.losses(image, still=options.still):
             common.warn(common.shown_input(name), text)
         with common.progress_bar(name, options):
-            data = pictures.encoded(image, strip=options.strip, **_given(options))
+            data = pictures.encoded(image, strip=options.strip, still=options.still, **_given(options))
         width, height = image.size
-    bits = 8 * len(data) / (width * height)
-    return folders.Made(f"{width} x {height}, {len(data):,} bytes, {bits:.3f} bits per pixel", data)
+        frames = pictures.count_frames(image) if animated else 1
+    bits = 8 * len(data) / (width * height * frames)
+    size = f"{width} x {height}" + (f", {frames} frames" if animated else "")
+    return folders.Made(f"{size}, {len(data):,} bytes, {bits:.3f} bits per pixel", data)
 
 
 COMMAND: Final = folders.Command(_make, pictures.extensions, "not a picture", "encoded", _output)

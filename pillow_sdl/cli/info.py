@@ -18,6 +18,7 @@ SECTION_NAMES: Final = {
     "x": "XMP",
     "f": "fidelity map",
     "g": "guard patches",
+    "m": "further frames",
     "A": "alpha",
     "P": "palette",
     "L": "latent",
@@ -54,8 +55,12 @@ def _text(name: str, found: dict[str, Any]) -> str:
         f"  model     {names['model']}, hash {found['model_hash']}",
         f"  latent    {', '.join([*latent, 'payload ' + names['payload']])}",
     ]
+    if found["durations"] is not None:
+        plays = "without end" if found["loop"] == 0 else "once" if found["loop"] == 1 else f"{found['loop']} times"
+        lines.append(f"  frames    {found['frames']} in {sum(found['durations']) / 1000:g} s, played {plays}")
     if found["fidelity"] is not None:
-        errors = f"{found['fidelity']['mean']:g} in the whole picture, {found['fidelity']['worst']:g} in the worst cell"
+        whole = "the whole picture" if found["durations"] is None else "frame 0"
+        errors = f"{found['fidelity']['mean']:g} in {whole}, {found['fidelity']['worst']:g} in the worst cell"
         lines.append(f"  fidelity  error of at most {errors}, in levels of 0 to 255, with this model")
     if found["guarded"]:
         lines.append(f"  guarded   {len(found['guarded'])} parts are stored as pixels; --json lists them")

@@ -74,13 +74,14 @@ class Name:
     XMP: Final = b"x"
     FIDELITY: Final = b"f"
     GUARD: Final = b"g"
+    FRAMES: Final = b"m"
     ALPHA: Final = b"A"
     PALETTE: Final = b"P"
     LATENT: Final = b"L"
 
 
 METADATA: Final = (Name.ICC, Name.EXIF, Name.XMP)
-KNOWN: Final = frozenset({*METADATA, Name.FIDELITY, Name.GUARD, Name.ALPHA, Name.PALETTE, Name.LATENT})
+KNOWN: Final = frozenset({*METADATA, Name.FIDELITY, Name.GUARD, Name.FRAMES, Name.ALPHA, Name.PALETTE, Name.LATENT})
 
 
 class Header(NamedTuple):

@@ -59,6 +59,29 @@ def noise_of(step: NDArray[np.float32]) -> Noise:
     return Noise(float(np.sqrt(np.square(step, dtype=np.float64).mean() / 12)), palette=False)
 
 
+def choose(
+    latent: NDArray[np.float32], space: Space, rate: int, tune: float, refine: Refine | None = None
+) -> NDArray[np.int16]:
+    """Choose the symbols of a finite latent float32 (C, h, w) at a rate code: int16 (C, h, w).
+
+    tune: squared steps that one bit is worth.   refine: see `base.Quantizer.encode`.
+    """
+    table = spaces.tables(space).log2_steps
+    step = steps(table, rate)
+    scaled = scale(latent, step)
+    if refine is not None:
+        scaled = refine(scaled, rate, step)
+    return optimize.choose(scaled, space.name, log2_steps(table, rate), tune)
+
+
+def code(symbols: NDArray[np.int16], space: Space, rate: int, payloads: tuple[int, ...]) -> Coded:
+    """Code symbols int16 (C, h, w) by the payload method, of those given, that gives fewest bytes."""
+    logarithms = log2_steps(spaces.tables(space).log2_steps, rate)
+    coded = [(method, entropy.encode(symbols, method, space.name, logarithms)) for method in payloads]
+    method, data = min(coded, key=lambda pair: len(pair[1]))
+    return Coded(rate, method, data)
+
+
 class ScalarQuantizer:
     """Implements `base.Quantizer`: its levels are the rate codes."""
 
@@ -98,15 +121,7 @@ class ScalarQuantizer:
         self, latent: NDArray[np.float32], space: Space, level: int, choices: Choices, refine: Refine | None = None
     ) -> Coded:
         """Choose symbols at a rate code and code them by the payload method that gives fewest bytes."""
-        table = spaces.tables(space).log2_steps
-        logarithms, step = log2_steps(table, level), steps(table, level)
-        scaled = scale(latent, step)
-        if refine is not None:
-            scaled = refine(scaled, level, step)
-        symbols = optimize.choose(scaled, space.name, logarithms, choices.tune)
-        coded = [(method, entropy.encode(symbols, method, space.name, logarithms)) for method in choices.payloads]
-        method, data = min(coded, key=lambda pair: len(pair[1]))
-        return Coded(level, method, data)
+        return code(choose(latent, space, level, choices.tune, refine), space, level, choices.payloads)
 
     def decode(self, coded: Coded, space: Space, shape: tuple[int, int, int]) -> Quantized:
         """Return the symbols.  Raises MalformedError (K-01) if there is a palette, and what `entropy.decode` raises."""

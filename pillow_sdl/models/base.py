@@ -34,6 +34,21 @@ class Autoencoder(Protocol):
         rate: rate code 0..255, None if the latent's quantizer has none.  Most networks do not use it.
         """
 
+    def encode_part(
+        self, pixels: NDArray[np.uint8], rows: slice, columns: slice, progress: Progress | None = None
+    ) -> NDArray[np.float32]:
+        """Encode pixels uint8 (H, W, 3) and return some rows and columns of the latent, float32 (C, h', w')."""
+
+    def decode_part(
+        self,
+        latent: NDArray[np.float32],
+        rate: int | None,
+        rows: slice,
+        columns: slice,
+        progress: Progress | None = None,
+    ) -> NDArray[np.uint8]:
+        """Decode a latent float32 (C, h, w) and return the pixels of some rows and columns of its positions."""
+
 
 @runtime_checkable
 class DifferentiableAutoencoder(Autoencoder, Protocol):

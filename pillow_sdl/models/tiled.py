@@ -95,6 +95,41 @@ class TiledAutoencoder(ABC):
                 progress(done, len(todo))
         return pixels
 
+    def encode_part(
+        self, pixels: NDArray[np.uint8], rows: slice, columns: slice, progress: Progress | None = None
+    ) -> NDArray[np.float32]:
+        """Encode pixels uint8 (H, W, 3) and return some rows and columns of the latent, float32 (C, h', w').
+
+        rows, columns: latent positions, with a start and a stop.  The result is that of the whole picture.  If the
+        margins cover the receptive field, no more is computed than the part and its margin.
+        """
+        if not self.exact:
+            return self.encode(pixels, progress)[:, rows, columns]
+        height, width = (-(-side // self.factor) for side in pixels.shape[:2])
+        down, across = _around(rows, height, self.encoder_margin), _around(columns, width, self.encoder_margin)
+        latent = self.encode(pixels[self.pixels_of(down.computed), self.pixels_of(across.computed)], progress)
+        return latent[:, down.kept, across.kept]
+
+    def decode_part(
+        self,
+        latent: NDArray[np.float32],
+        rate: int | None,
+        rows: slice,
+        columns: slice,
+        progress: Progress | None = None,
+    ) -> NDArray[np.uint8]:
+        """Decode a latent float32 (C, h, w) and return the pixels of some rows and columns of it.
+
+        rows, columns: latent positions, see `encode_part`.   rate: see `decode`.
+        Returns uint8 (factor * h', factor * w', 3).
+        """
+        if not self.exact:
+            return self.decode(latent, rate, progress)[self.pixels_of(rows), self.pixels_of(columns)]
+        height, width = latent.shape[1:]
+        down, across = _around(rows, height, self.decoder_margin), _around(columns, width, self.decoder_margin)
+        pixels = self.decode(latent[:, down.computed, across.computed], rate, progress)
+        return pixels[self.pixels_of(down.kept), self.pixels_of(across.kept)]
+
     def _decode_constant(
         self, piece: NDArray[np.float32], rate: int | None, known: dict[bytes, NDArray[np.uint8]]
     ) -> NDArray[np.uint8]:
@@ -113,6 +148,12 @@ class TiledAutoencoder(ABC):
             known[value] = self.decode_tile(np.ascontiguousarray(piece[:, :side, :side]), rate)
         rows, columns = (_stretch(length, self.decoder_margin, self.factor) for length in (height, width))
         return known[value][rows[:, None], columns]
+
+
+def _around(positions: slice, length: int, margin: int) -> Span:
+    """Return a part of an axis of `length` positions with its margin, as far as the axis goes."""
+    start, stop = max(0, positions.start - margin), min(length, positions.stop + margin)
+    return Span(start, stop, positions.start, positions.stop)
 
 
 def _stretch(length: int, margin: int, factor: int) -> NDArray[np.intp]:

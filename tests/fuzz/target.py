@@ -19,6 +19,9 @@ ALLOWED: Final = (SdlError, UnidentifiedImageError, Image.DecompressionBombError
 LARGEST: Final = 2**14
 """Most pixels of a picture that is decoded.  The network takes too long for larger ones."""
 
+MOST_FRAMES: Final = 4
+"""Most frames of an animation that are decoded."""
+
 
 def target(data: bytes) -> bool:
     """Open, verify, shrink and load a file as SDL only.  Returns whether it was decoded.
@@ -51,6 +54,11 @@ def _show(data: bytes) -> None:
     image.load()
     assert (image.size, image.mode) == (size, mode)
     assert len(image.tobytes()) == size[0] * size[1] * len(image.getbands())
+    for frame in range(1, min(getattr(image, "n_frames", 1), MOST_FRAMES)):
+        image.seek(frame)
+        image.load()
+        assert (image.size, image.mode) == (size, mode)
+    image.seek(0)
     preview = _open(data)
     preview.thumbnail((5, 5))
     assert max(preview.size) <= 5
