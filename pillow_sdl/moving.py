@@ -192,7 +192,7 @@ def _changed_positions(known: NDArray[np.uint8], current: NDArray[np.uint8], fac
     height, width = differs.shape
     padded = np.pad(differs, ((0, -height % factor), (0, -width % factor)))
     cells = padded.reshape(padded.shape[0] // factor, factor, padded.shape[1] // factor, factor)
-    found: NDArray[np.bool_] = cells.any(3).any(1)
+    found: NDArray[np.bool_] = np.logical_or.reduce(cells, (1, 3))
     return found
 
 
