@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from PIL import Image
 from tqdm import tqdm
 
-from benchmarks.close_up import coded
+from benchmarks.close_up import coded, page
 from benchmarks.codecs import FORMATS, Search
 from benchmarks.side_by_side import compose
 
@@ -27,7 +27,7 @@ ENLARGED: Final = 2
 
 
 class Part(NamedTuple):
-    """A crop.   photo: file below the data folder.   left, top: in pixels."""
+    """A crop.   photo: file below the data folder, "" for a drawn page.   left, top: in pixels."""
 
     name: str
     photo: str
@@ -47,14 +47,17 @@ PARTS: Final = (
     Part("letters", "kodak/kodim14.png", 490, 350),
     Part("dark", "kodak/kodim17.png", 120, 60),
     Part("grey photo", "edge/camera.png", 190, 70),
-    Part("screenshot", "edge/rdsw_cfn-webui-outputs.png", 175, 30),
+    Part("drawing", "", 4, 4),
 )
 
 
 def panels_of(part: Part, folder: Path) -> list[tuple[str, Image.Image]]:
     """Return the pictures of a row, each with its caption."""
-    with Image.open(folder / part.photo) as source:
-        image = source.convert("L" if source.mode == "L" else "RGB")
+    if part.photo:
+        with Image.open(folder / part.photo) as source:
+            image = source.convert("L" if source.mode == "L" else "RGB")
+    else:
+        image = page()
     avif = Search(next(codec for codec in FORMATS if codec.name == "AVIF"), image)
     versions = [(part.name, image.convert("RGB"))]
     for rate in RATES:
