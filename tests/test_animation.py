@@ -929,6 +929,17 @@ def test_the_command_line_keeps_animations(suffix: str, plays: int, tmp_path: Pa
         assert after.info.get("loop") == before.info.get("loop")
 
 
+@pytest.mark.parametrize("suffix", [".gif", ".webp", ".png"])
+def test_the_command_line_keeps_transparency(suffix: str, tmp_path: Path) -> None:
+    """A pixel that becomes clear does not show the frame before."""
+    pictures = sprites("RGBA")
+    (tmp_path / "a.sdl").write_bytes(animated(pictures))
+    run("decode", tmp_path / "a.sdl", "-o", tmp_path / f"a{suffix}")
+    with Image.open(tmp_path / f"a{suffix}") as image:
+        for frame, source in zip(ImageSequence.Iterator(image), pictures, strict=True):
+            assert frame.convert("RGBA").getchannel("A").tobytes() == source.getchannel("A").tobytes()
+
+
 def test_the_first_frame_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """--still, and formats without animations, which give a warning."""
     pictures = movie()
