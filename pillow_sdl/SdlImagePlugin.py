@@ -62,14 +62,14 @@ _ICC_SPACES: Final = {"L": b"GRAY", "LA": b"GRAY", "RGB": b"RGB ", "RGBA": b"RGB
 class SdlImageFile(ImageFile.ImageFile):
     """An opened `.sdl` file.  Opening reads the header and the metadata.  `load` runs the network.
 
-    n_frames: number of frames, 1 for a still picture.   is_animated: whether there are more.
+    `n_frames` is the number of frames, 1 for a still picture, and `is_animated` says whether there are more.
     """
 
     format = "SDL"
     format_description = "SDL latent image"
 
-    n_frames = 1
-    is_animated = False
+    n_frames: int = 1
+    is_animated: bool = False
     _frame = 0
     _header: container.Header
 
