@@ -311,13 +311,14 @@ def animation_tables(found: Results) -> str:
             (
                 f"Means of {count} photos of {side} x {side} pixels over which a disc moves, {found['frames']} frames, the "
                 f"last one twice. The last two columns are about pixels that stand still in the source: how much they "
-                f"change from frame to frame, in levels of 0 to 255, and how many change by more than {found['seen']} levels."
+                f"change from frame to frame, in levels of 0 to 255, and how many change by more than {found['seen']} "
+                f"levels."
             ),
-            table(["file", "bytes", "LPIPS", "mean change", "that can be seen"], rows),
+            table(["file", "bytes", "LPIPS", "mean change", f"above {found['seen']} levels"], rows),
             (
                 f"{100 * share:.0f} % of the pixels lie outside of the parts that SDL decodes anew. The largest change of one "
-                f"of them is {largest:.0f}. A frame that equals the one before it takes {repeats['SDL']} bytes; in WebP "
-                f"{repeats['WEBP']}, in GIF {repeats['GIF']}."
+                f"of them is {largest:.0f}. A frame that equals the one before it takes {repeats['SDL']} bytes. Pillow joins "
+                f"it with the one before in WebP and GIF, where it takes {repeats['WEBP']} and {repeats['GIF']}."
             ),
             model_note(found),
         ]

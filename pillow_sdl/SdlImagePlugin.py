@@ -62,14 +62,14 @@ _ICC_SPACES: Final = {"L": b"GRAY", "LA": b"GRAY", "RGB": b"RGB ", "RGBA": b"RGB
 class SdlImageFile(ImageFile.ImageFile):
     """An opened `.sdl` file.  Opening reads the header and the metadata.  `load` runs the network.
 
-    n_frames: number of frames, 1 for a still picture.   is_animated: whether there are more.
+    `n_frames` is the number of frames, 1 for a still picture, and `is_animated` says whether there are more.
     """
 
     format = "SDL"
     format_description = "SDL latent image"
 
-    n_frames = 1
-    is_animated = False
+    n_frames: int = 1
+    is_animated: bool = False
     _frame = 0
     _header: container.Header
 
@@ -438,13 +438,13 @@ def save_all(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
     """Handle `Image.save` with `save_all`.  Options besides those of `save`:
 
     append_images: images whose frames follow those of `im`.
-    duration: of all frames, or a list with one for each frame, in milliseconds, 0 to 2^24 - 1; rounded.  The default are
-    the durations that the frames have themselves, otherwise 0.
-    loop: how often the animation is shown, 0 to 65535; 0 stands for no end.  The default is what `im` says, otherwise 0;
-    a GIF that says nothing is shown once.
+    duration: of all frames, or a list with one for each frame, in milliseconds, 0 to 2^24 - 1; rounded.  The default
+    are the durations that the frames have themselves, otherwise 0.
+    loop: how often the animation is shown, 0 to 65535; 0 stands for no end.  The default is what `im` says, otherwise
+    0; a GIF that says nothing is shown once.
 
-    All frames must have one size.  A single frame is saved as a still picture.  Raises ValueError for options and frames
-    that do not fit, and OSError for frames that cannot be read.
+    All frames must have one size.  A single frame is saved as a still picture.  Raises ValueError for options and
+    frames that do not fit, and OSError for frames that cannot be read.
     """
     sources = [im, *im.encoderinfo.get("append_images", ())]
     places = [(source, source.tell()) for source in sources]
@@ -460,7 +460,7 @@ def save_all(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
 
 
 def _animation(im: Image.Image, sources: list[Image.Image]) -> bytes | None:
-    """Return the file of all frames of some images, None if there is only one.   im: the first one, with the options."""
+    """Return the file of all frames of images, None if there is only one.   im: the first image, with the options."""
     from . import encode, moving, progress, settings
     from .options import EncodeOptions
 

@@ -1,6 +1,7 @@
 """Show the frames of an animation, each made of the one before it (SPEC 9.5).
 
-Going forward costs the changes in between.  Going back begins again at frame 0, as in Pillow's plugins for GIF and WebP.
+Going forward costs the changes in between.  Going back begins again at frame 0, as in Pillow's plugins for GIF and
+WebP.
 """
 
 from __future__ import annotations

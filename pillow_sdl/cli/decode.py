@@ -18,6 +18,9 @@ DEFAULT_FORMAT: Final = ".png"
 STRIP: Final = 16
 """Width, or height, of the empty pictures that tell whether a format can hold a picture.  ICO has none below 16."""
 
+BACKGROUND: Final = 2
+"""GIF's number for frames that are cleared before the next one is shown."""
+
 
 def add(commands: Any) -> None:
     """Add the command.   commands: what `add_subparsers` returned."""
@@ -133,9 +136,13 @@ def _frames(image: SdlImageFile, kind: str, options: argparse.Namespace, name: s
         image.seek(index)
         durations.append(image.info["duration"])
     image.seek(0)
-    plays = image.info["loop"]
-    # GIF has no number for one play: it leaves the number out.
-    return {"save_all": True, "duration": durations, "loop": None if kind == "GIF" and plays == 1 else plays}
+    found: dict[str, Any] = {"save_all": True, "duration": durations, "loop": image.info["loop"]}
+    if kind == "GIF":
+        if found["loop"] == 1:
+            found["loop"] = None  # GIF has no number for one play: it leaves the number out.
+        if image.mode.endswith("A"):
+            found["disposal"] = BACKGROUND  # A clear pixel would show the frame before.
+    return found
 
 
 def _check_format(image: Image.Image, kind: str, place: str) -> None:
