@@ -485,7 +485,8 @@ def _animation(im: Image.Image, sources: list[Image.Image]) -> bytes | None:
 
 
 def _still(frame: Image.Image) -> _Still:
-    frame.load()  # WebP files tell the duration of a frame when it is loaded.
+    if frame.format != SdlImageFile.format:
+        frame.load()  # Only then other plugins know a frame's mode (GIF) and duration (WebP).
     return _Still(*_kind(frame), frame.size, frame.info.get("duration") or 0)
 
 
