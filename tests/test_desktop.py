@@ -31,12 +31,12 @@ gdbus wait --session --timeout 20 $bus
 gdbus call --session --dest $bus --object-path $path --method $bus.Queue \
     "['file://{picture}']" "['image/x-sdl']" normal foreground 0
 for _ in $(seq 300); do
-    if ls "$XDG_CACHE_HOME"/thumbnails/normal/*.png; then exit 0; fi
+    if tail -c 8 "$XDG_CACHE_HOME"/thumbnails/normal/*.png | grep -qa IEND; then exit 0; fi
     sleep 0.2
 done
 exit 1
 """
-"""Asks tumbler, the thumbnailer of Xfce, for a thumbnail, and waits for it."""
+"""Asks tumbler, the thumbnailer of Xfce, for a thumbnail, and waits until the last chunk of its PNG is there."""
 
 
 @pytest.fixture
