@@ -1,7 +1,7 @@
 """Show enlarged what goes wrong at low rates: `python -m benchmarks.close_up -o docs/close_up.png`.
 
 The picture shows a face, decorations of a few pixels, and printed text: the originals, and the same as .sdl at two
-rates, enlarged without smoothing.
+rates without guarded parts, enlarged without smoothing.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def main() -> None:
         portrait = source.convert("RGB")
     panels = []
     for image, places in ((portrait, CROPS), (page(), ((4, 4),))):
-        versions = [("original", image), *((f"{rate} bits per pixel", coded(image, rate)[1]) for rate in RATES)]
+        versions = [("original", image), *((f"{rate} bits per pixel", coded(image, rate, guard="off")[1]) for rate in RATES)]
         for left, top in places:
             for text, version in versions:
                 crop = version.crop((left, top, left + SIDE, top + SIDE))
