@@ -71,7 +71,7 @@ def run(enabled: Environment, folder: Path) -> Callable[..., str]:
 
 def test_pillow_as_a_program(enabled: Environment) -> None:
     """`python -m PIL` lists the format."""
-    assert "SDL image/x-sdl\nExtensions: .sdl\nFeatures: open, save\n" in enabled.output("-m", "PIL")
+    assert "SDL image/x-sdl\nExtensions: .sdl\nFeatures: open, save, save_all\n" in enabled.output("-m", "PIL")
 
 
 def test_imageio(run: Callable[..., str], folder: Path, digest: str) -> None:
