@@ -58,7 +58,10 @@ def main() -> None:
         portrait = source.convert("RGB")
     panels = []
     for image, places in ((portrait, CROPS), (page(), ((4, 4),))):
-        versions = [("original", image), *((f"{rate} bits per pixel", coded(image, rate, guard="off")[1]) for rate in RATES)]
+        versions = [
+            ("original", image),
+            *((f"{rate} bits per pixel", coded(image, rate, guard="off")[1]) for rate in RATES),
+        ]
         for left, top in places:
             for text, version in versions:
                 crop = version.crop((left, top, left + SIDE, top + SIDE))
