@@ -14,7 +14,7 @@ from typing import Any, Final
 from PIL import Image, ImageDraw, ImageFont
 
 import pillow_sdl  # noqa: F401  registers the format
-from benchmarks.side_by_side import PHOTO, compose
+from benchmarks.side_by_side import PHOTO, compose, enlarged
 
 RATES: Final = (0.25, 0.1)
 """Bits per pixel of whole files."""
@@ -62,10 +62,9 @@ def main() -> None:
             ("original", image),
             *((f"{rate} bits per pixel", coded(image, rate, guard="off")[1]) for rate in RATES),
         ]
-        for left, top in places:
+        for place in places:
             for text, version in versions:
-                crop = version.crop((left, top, left + SIDE, top + SIDE))
-                panels.append((text, crop.resize((ENLARGED * SIDE, ENLARGED * SIDE), Image.Resampling.NEAREST)))
+                panels.append((text, enlarged(version, place, SIDE, ENLARGED)))
     compose(panels, 1 + len(RATES)).save(options.output, optimize=True)
 
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from benchmarks.close_up import coded, page
 from benchmarks.codecs import FORMATS, Search
-from benchmarks.side_by_side import compose
+from benchmarks.side_by_side import compose, enlarged
 
 RATES: Final = (0.12, 0.25)
 """Bits per pixel of whole files."""
@@ -67,9 +67,7 @@ def panels_of(part: Part, folder: Path) -> list[tuple[str, Image.Image]]:
         versions.append(
             (f"AVIF, {8 * len(peer) / image.width / image.height:.2f} bit", avif.codec.decode(peer, image.size))
         )
-    box = (part.left, part.top, part.left + SIDE, part.top + SIDE)
-    size = (ENLARGED * SIDE, ENLARGED * SIDE)
-    return [(text, version.crop(box).resize(size, Image.Resampling.NEAREST)) for text, version in versions]
+    return [(text, enlarged(version, (part.left, part.top), SIDE, ENLARGED)) for text, version in versions]
 
 
 def main() -> None:

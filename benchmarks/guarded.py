@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from PIL import Image
 
 from benchmarks.close_up import coded
-from benchmarks.side_by_side import compose
+from benchmarks.side_by_side import compose, enlarged
 
 RATE: Final = 0.15
 """Bits per pixel of whole files."""
@@ -44,9 +44,7 @@ def panels_of(scene: Scene, folder: Path) -> list[tuple[str, Image.Image]]:
     for guard in ("off", "auto", scene.detector):
         data, picture = coded(image, RATE, guard=guard)
         versions.append((f'guard="{guard}", {len(data):,} bytes', picture))
-    box = (scene.left, scene.top, scene.left + SIDE, scene.top + SIDE)
-    size = (ENLARGED * SIDE, ENLARGED * SIDE)
-    return [(text, version.crop(box).resize(size, Image.Resampling.NEAREST)) for text, version in versions]
+    return [(text, enlarged(version, (scene.left, scene.top), SIDE, ENLARGED)) for text, version in versions]
 
 
 def main() -> None:

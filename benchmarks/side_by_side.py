@@ -21,6 +21,16 @@ LARGEST = 1024
 """Longest side in pixels of a picture on the sheet."""
 
 
+def enlarged(picture: Image.Image, place: tuple[int, int], side: int, factor: int) -> Image.Image:
+    """Return a square part of a picture, enlarged without smoothing.
+
+    place: left and top.   side: of the part; both in pixels.   factor: pixels of the result for each pixel.
+    """
+    left, top = place
+    crop = picture.crop((left, top, left + side, top + side))
+    return crop.resize((factor * side, factor * side), Image.Resampling.NEAREST)
+
+
 def compose(panels: list[tuple[str, Image.Image]], columns: int) -> Image.Image:
     """Return pictures of one size in a grid, each with a line of text above it."""
     width, height = panels[0][1].size

@@ -262,7 +262,7 @@ def code(
     """Return the data of section m.
 
     changes: of each further frame.   symbols: of frame 0, int16 (C, h, w).
-    choices: its first payload method is the one of the header.
+    choices: its payload method is the one of the header.
     """
     further = []
     for duration, step in zip(source.durations[1:], changes, strict=True):
@@ -280,7 +280,6 @@ def _code_piece(
     piece: Piece, symbols: NDArray[np.int16], space: Space, rate: int, choices: Choices
 ) -> tuple[Change | None, NDArray[np.int16]]:
     """Return the coded change, None if no symbol changes, and the new symbols of its rectangle."""
-    logarithms = scalar.log2_steps(spaces.tables(space).log2_steps, rate)
     known = symbols[:, *piece.box.slices]
     chosen = scalar.choose(piece.latent, space, rate, choices.tune)
     new = np.where(piece.fresh, chosen, known)
@@ -288,7 +287,7 @@ def _code_piece(
         return None, new
 
     def coded(values: NDArray[np.int16]) -> bytes:
-        return entropy.encode(values, choices.payloads[0], space.name, logarithms)
+        return scalar.code(values, space, rate, choices.payloads).latent
 
     best = Change(piece.box, differences=False, payload=coded(new))
     difference = new.astype(np.int32) - known

@@ -45,12 +45,13 @@ class Player:
         """
         state = self._state
         self._state = None  # A frame that fails must not leave half of its changes.
-        back = state is None or state.index > index
-        known = 0 if state is None or back else state.index
+        if state is not None and state.index > index:
+            state = None
+        known = 0 if state is None else state.index
         # A frame whose pixels are all new needs no pixels of the frames before it.
         whole = max((at for at in range(known + 1, index + 1) if self._is_whole(self._further[at - 1])), default=known)
         steps = 1 + index - known
-        if state is None or state.index > index:
+        if state is None:
             with progress.part(0, 1 / steps):
                 state = self._first(with_pixels=not whole)
         for at in range(known + 1, index + 1):

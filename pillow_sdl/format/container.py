@@ -12,9 +12,12 @@ from __future__ import annotations
 
 import zlib
 from enum import IntEnum
-from typing import IO, Final, NamedTuple
+from typing import IO, TYPE_CHECKING, Final, NamedTuple
 
 from ..errors import ChecksumError, LimitError, MalformedError, TruncatedError, UnsupportedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 SIGNATURE: Final = b"\x89SDL"
 FORMAT_VERSION: Final = 0
@@ -200,6 +203,31 @@ def _read_up_to(stream: IO[bytes], count: int) -> bytes:
     return bytes(data)
 
 
+def read_varint(next_byte: Callable[[], int], what: str, limit: int, section: str, offset: int | None = None) -> int:
+    """Read a varint (SPEC 3.2).
+
+    next_byte: returns the bytes one after another.   what, section, offset: what and where it is, for messages.
+    Raises MalformedError if it has more than 5 bytes (V-01) or is not in its shortest form (V-02), and LimitError if it
+    is above `limit`.
+    """
+    value = 0
+    for shift in range(0, 35, 7):
+        byte = next_byte()
+        value |= (byte & 0x7F) << shift
+        if not byte & 0x80:
+            break
+    else:
+        msg = f"{what} has more than 5 bytes"
+        raise MalformedError(msg, offset=offset, section=section, rule="V-01")
+    if shift and not byte:
+        msg = f"{what} is not written in its shortest form"
+        raise MalformedError(msg, offset=offset, section=section, rule="V-02")
+    if value > limit:
+        msg = f"{what} is {value}, above the limit of {limit}"
+        raise LimitError(msg)
+    return value
+
+
 class _Cursor:
     """A position in a stream, and the CRC of the bytes read since `start`."""
 
@@ -220,27 +248,8 @@ class _Cursor:
         return data
 
     def varint(self, what: str, limit: int) -> int:
-        """Read a varint (SPEC 3.2).
-
-        Raises MalformedError if it has more than 5 bytes (V-01) or is not in its shortest form (V-02), and LimitError
-        if it is above `limit`.
-        """
-        start, value = self.offset, 0
-        for shift in range(0, 35, 7):
-            byte = self.read(1, what)[0]
-            value |= (byte & 0x7F) << shift
-            if not byte & 0x80:
-                break
-        else:
-            msg = f"{what} has more than 5 bytes"
-            raise MalformedError(msg, offset=start, section=self.section, rule="V-01")
-        if byte == 0 and self.offset - start > 1:
-            msg = f"{what} is not written in its shortest form"
-            raise MalformedError(msg, offset=start, section=self.section, rule="V-02")
-        if value > limit:
-            msg = f"{what} is {value}, above the limit of {limit}"
-            raise LimitError(msg)
-        return value
+        """Read a varint, see `read_varint`."""
+        return read_varint(lambda: self.read(1, what)[0], what, limit, self.section, self.offset)
 
     def check_crc(self, rule: str) -> None:
         expected = self.crc.to_bytes(4, "little")

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from ..errors import LimitError, MalformedError
-from .container import MAX_VARINT, write_varint
+from ..errors import MalformedError
+from .container import MAX_VARINT, read_varint, write_varint
 
 SECTION: Final = "m"
 
@@ -142,23 +142,8 @@ class _Cursor:
         return self.data[self.at - count : self.at]
 
     def varint(self, what: str = "a number", limit: int = MAX_VARINT) -> int:
-        """Read a varint (SPEC 3.2).  Raises MalformedError, and LimitError for a value above `limit`."""
-        value = 0
-        for shift in range(0, 35, 7):
-            byte = self.take(1)[0]
-            value |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                break
-        else:
-            msg = f"{what} in section m has more than 5 bytes"
-            raise MalformedError(msg, section=SECTION, rule="V-01")
-        if shift and not byte:
-            msg = f"{what} in section m is not written in its shortest form"
-            raise MalformedError(msg, section=SECTION, rule="V-02")
-        if value > limit:
-            msg = f"{what} in section m is {value}, above the limit of {limit}"
-            raise LimitError(msg)
-        return value
+        """Read a varint, see `container.read_varint`."""
+        return read_varint(lambda: self.take(1)[0], f"{what} in section m", limit, SECTION)
 
     def box(self) -> Box:
         return Box(self.varint(), self.varint(), self.varint(), self.varint())
