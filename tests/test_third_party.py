@@ -43,7 +43,7 @@ def test_pillow_lists_the_format() -> None:
     out = io.StringIO()
     features.pilinfo(out)
     (entry,) = (text for text in out.getvalue().split("-" * 68 + "\n") if text.startswith("SDL"))
-    assert entry.splitlines() == ["SDL image/x-sdl", "Extensions: .sdl", "Features: open, save"]
+    assert entry.splitlines() == ["SDL image/x-sdl", "Extensions: .sdl", "Features: open, save, save_all"]
 
 
 @pytest.mark.plain
