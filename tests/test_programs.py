@@ -313,6 +313,7 @@ def test_torch_data_loader(run: Callable[..., str], digest: str) -> None:
         import hashlib
         import json
         import multiprocessing
+        import threading
         import torch
         from PIL import Image
         from torch.utils.data import DataLoader, Dataset, get_worker_info
@@ -338,6 +339,10 @@ def test_torch_data_loader(run: Callable[..., str], digest: str) -> None:
 
         if __name__ == "__main__":
             work()
+            # DataLoader does not wait for the threads of its queues.  If Python exits while one of them frees
+            # a semaphore, multiprocessing warns of a leak.
+            for thread in set(threading.enumerate()) - {threading.main_thread()}:
+                thread.join(60)
     """
     found = {method: rest for method, *rest in map(json.loads, run(program).splitlines())}
     assert found[None] == [[digest], [-1]]
