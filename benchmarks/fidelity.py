@@ -7,6 +7,7 @@
 - faces: distance between the embeddings of the original and the decoded face, from files of equal bytes.
 
 Tesseract is Debian's program.  Faces are found and embedded by dlib, with the networks of face_recognition_models.
+This detector of faces is not the guard's, and finds more.
 """
 
 from __future__ import annotations
@@ -224,14 +225,14 @@ class Embedder:
         found = find_spec("face_recognition_models")
         assert found is not None, "pip install face-recognition-models"
         folder = Path(*(found.submodule_search_locations or [""])[:1], "models")
-        self.detector: Any = dlib.get_frontal_face_detector()
+        self.detector: Any = dlib.cnn_face_detection_model_v1(str(folder / "mmod_human_face_detector.dat"))
         self.landmarks: Any = dlib.shape_predictor(str(folder / "shape_predictor_5_face_landmarks.dat"))
         self.network: Any = dlib.face_recognition_model_v1(str(folder / "dlib_face_recognition_resnet_model_v1.dat"))
 
     def faces(self, pixels: np.ndarray) -> list[Any]:
         """Return the landmarks of the faces that are not too large."""
-        boxes = [box for box in self.detector(pixels, 1) if max(box.width(), box.height()) <= LARGEST_FACE]
-        return [self.landmarks(pixels, box) for box in boxes]
+        boxes = [found.rect for found in self.detector(pixels, 1)]
+        return [self.landmarks(pixels, box) for box in boxes if max(box.width(), box.height()) <= LARGEST_FACE]
 
     def distance(self, first: np.ndarray, second: np.ndarray, face: Any) -> float:
         """Return the distance of two pictures of a face, whose landmarks are those of the first."""
