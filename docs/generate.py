@@ -58,7 +58,7 @@ def _sentence(text: str) -> str:
 
 
 def _flags() -> dict[str, str]:
-    """Return the options of the commands that set an option of `save` or a measured.setting, by the name of the latter."""
+    """Return the options of the commands that set an option of `save` or a setting, by the name of that."""
     found: dict[str, str] = {}
     for _, command in commands():
         for action in command._actions:
@@ -209,9 +209,9 @@ def fragments() -> dict[str, str]:
         "bd-rates": measured.bd_rates(found),
         "setting": measured.setting(found),
         "limit": measured.limit(found),
+        "qualities": measured.qualities(found),
     }
     benchmarks = {
-        "validation": ("rd_validation", measured.bd_rates),
         "coders": ("rd_latents", measured.latents_table),
         "entropy-sdl": ("entropy_sdl", measured.entropy_table),
         "entropy-sd1": ("entropy_sd1", measured.entropy_table),

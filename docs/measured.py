@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import operator
+import statistics
 from pathlib import Path
 from typing import Any, Final
 
@@ -146,6 +147,16 @@ def summary(found: Results) -> str:
     rates = _targets(found)
     about = f"These are means over {photos} photos and all rates from {rates[0]:.2f} to {rates[-1]:.2f} bits per pixel."
     return " ".join([*sentences, about, model_note(found)]).strip()
+
+
+def qualities(found: Results) -> str:
+    """Return the median quality and bytes of SDL at each rate."""
+    rows = []
+    for target in _targets(found):
+        own = [row for row in found["rows"] if row["format"] == "SDL" and row["target"] == target]
+        quality, size = (statistics.median(row[key] for row in own) for key in ("quality", "bytes"))
+        rows.append([f"{quality:.0f}", f"{target:.2f}", f"{round(size, -2):,.0f}"])
+    return table(["quality", "bits per pixel", "bytes"], rows)
 
 
 def limit(found: Results) -> str:

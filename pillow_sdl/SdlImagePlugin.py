@@ -84,7 +84,7 @@ class SdlImageFile(ImageFile.ImageFile):
         self.info["sdl_model"] = header.model.hex()
         # The decoder invents a part of what it shows.  Programs that must know can look here.
         self.info["generative"] = True
-        found: frames.Frames | None = None
+        found: frames.Timing | None = None
         for _ in range(header.sections):
             name = container.peek_name(self.fp)
             if not name or container.is_critical(name):
@@ -93,7 +93,7 @@ class SdlImageFile(ImageFile.ImageFile):
             if section.name == container.Name.FIDELITY:
                 self.info["fidelity"] = _fidelity(section.data)
             if section.name == container.Name.FRAMES:
-                found = frames.unpack(section.data, header.width, header.height, has_alpha=header.mode.has_alpha)
+                found = frames.timing(section.data, header.width, header.height, has_alpha=header.mode.has_alpha)
             if section.name in _INFO_KEYS:
                 data = metadata.unpack(section.data, section=section.label)
                 self.info[_INFO_KEYS[section.name]] = data
@@ -103,7 +103,7 @@ class SdlImageFile(ImageFile.ImageFile):
         self._player: Player | None = None
         if found:
             self.info["loop"] = found.plays
-            self.info["duration"] = found.duration
+            self.info["duration"] = found.durations[0]
             # Other frames are read later.  `close` and `with` close the file, as for GIF.
             self._close_exclusive_fp_after_loading = False
             self._fp = self.fp
@@ -382,11 +382,11 @@ def _metadata(image: Image.Image, mode: container.Mode) -> dict[str, Any]:
 
 def save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
     """Handle `Image.save`.  The options are those of `options.EncodeOptions`.  Writes once, when the file is complete."""
-    from . import encode, progress, settings
+    from . import coding, encode, progress, settings
     from .options import EncodeOptions
 
     chosen = _chosen(im)
-    encode.check_size(*im.size)
+    coding.check_size(*im.size)
     mode, pixels, alpha = _prepare(im)
     options = EncodeOptions(**chosen, **_metadata(im, mode))
     with progress.job(settings.current().progress):
@@ -461,11 +461,11 @@ def save_all(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
 
 def _animation(im: Image.Image, sources: list[Image.Image]) -> bytes | None:
     """Return the file of all frames of images, None if there is only one.   im: the first image, with the options."""
-    from . import encode, moving, progress, settings
+    from . import coding, encode, moving, progress, settings
     from .options import EncodeOptions
 
     chosen = _chosen(im)
-    encode.check_size(*im.size)
+    coding.check_size(*im.size)
     stills = [_still(frame) for frame in _frames_of(sources)]
     if len(stills) == 1:
         return None

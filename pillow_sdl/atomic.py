@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import secrets
 import stat
-import tempfile
 from pathlib import Path
 
 
@@ -18,15 +18,14 @@ def write(name: str | os.PathLike[str], data: bytes) -> None:
     if path.exists() and not path.is_file():  # A device or a pipe.
         path.write_bytes(data)
         return
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".sdl-")
+    temporary = path.with_name(f".sdl-{secrets.token_hex(8)}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        # Not by tempfile, whose files only their owner can read.
+        with temporary.open("xb") as file:
             file.write(data)
-        # mkstemp creates files that only their owner can read.  Set the permissions of the old file, or the usual ones.
-        mask = os.umask(0)
-        os.umask(mask)
-        Path(temporary).chmod(stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o666 & ~mask)
-        Path(temporary).replace(path)
+        if path.exists():
+            temporary.chmod(stat.S_IMODE(path.stat().st_mode))
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise

@@ -189,7 +189,9 @@ def of_network(file: Container, found: Quantized | None = None, part: tuple[slic
     colour = colour[: header.height - top, : header.width - left]
     own = header.model.hex()
     name = model.name if network.hash == own else f"{model.name} in place of {own}"
-    is_own = network.hash == own and denoiser is None
+    # Of other types than float32 the specification says nothing.  The embedded model does not know them.
+    exact = model.name == registry.EMBEDDED or options.dtype == "float32"
+    is_own = network.hash == own and denoiser is None and exact
     return Decoded(colour, name, None if denoiser is None else denoiser.name, is_own)
 
 

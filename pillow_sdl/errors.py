@@ -35,6 +35,11 @@ __all__ = [
 ]
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the name of its class if there is none."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 class SdlError(OSError):
     """A file is wrong, or cannot be decoded.  Base class of the other exceptions."""
 

@@ -73,6 +73,12 @@ def measure(original: NDArray[np.uint8], decoded: NDArray[np.uint8]) -> bytes:
     return cells.pack(cells.Grids(side, *levels), int(level_of(whole)))
 
 
+def expected_size(width: int, height: int) -> int:
+    """Return about how many bytes section f takes for a picture of width x height pixels."""
+    rows, columns = cells.shape_of(width, height, cells.side_for(width, height))
+    return 24 + rows * columns // 2
+
+
 def read(data: bytes, width: int, height: int) -> Fidelity:
     """Return the map of section f of a picture of width x height pixels.  Raises MalformedError."""
     grids = cells.unpack(data, width, height)

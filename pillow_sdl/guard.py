@@ -99,9 +99,15 @@ def cells_if_tiny(width: int, height: int) -> NDArray[np.bool_] | None:
 def is_drawn(pixels: NDArray[np.uint8]) -> bool:
     """Return whether a picture, uint8 (H, W, 3), has the even ground of a drawing and fits into one patch."""
     height, width = pixels.shape[:2]
-    across, down = ((pixels == np.roll(pixels, 1, axis)).all(2) for axis in (1, 0))
-    even = np.count_nonzero((across & down)[1:, 1:])
-    return even >= EVEN * (height - 1) * (width - 1) and max(stored.grid(width, height)) <= MAX_ATLAS
+    if max(stored.grid(width, height)) > MAX_ATLAS:
+        return False
+    even = 0
+    for top in range(1, height, CELL * STRIP):
+        here = pixels[top : top + CELL * STRIP]
+        same = here[:, 1:] == here[:, :-1]
+        same &= here[:, 1:] == pixels[top - 1 : top - 1 + len(here), 1:]
+        even += int(np.count_nonzero(same.all(2)))
+    return bool(even >= EVEN * (height - 1) * (width - 1))
 
 
 def drawings(pixels: NDArray[np.uint8], room: int) -> Iterator[tuple[Patches, float]]:
@@ -220,6 +226,8 @@ def choose(
     of these cells, the ones with the greatest harm are taken.  Cells that the decoder shows better than a patch are left
     out.
     """
+    if limit <= 0:
+        return None
     scores = harm(original, decoded)
     highest = WEBP_QUALITY[-1]
     if cells is None:
@@ -232,11 +240,14 @@ def choose(
     best = _patches(original, wanted, limit, highest)
     if best is not None:
         return best
-    ranks = np.sort(scores[wanted])[::-1]
-    fits, fails = 0, len(ranks)  # Numbers of cells, those with the greatest harm first.
+    ranked = np.flatnonzero(wanted)
+    ranked = ranked[np.argsort(-scores.flat[ranked], kind="stable")]  # Those with the greatest harm first.
+    fits, fails = 0, len(ranked)  # Numbers of cells.
     while fails - fits > max(1, fits // 16):
         count = (fits + fails) // 2
-        found = _patches(original, wanted & (scores >= ranks[count - 1]), limit, WEBP_QUALITY[0])
+        chosen = np.zeros_like(wanted)
+        chosen.flat[ranked[:count]] = True
+        found = _patches(original, chosen, limit, WEBP_QUALITY[0])
         if found is None:
             fails = count
         else:
@@ -266,7 +277,7 @@ def _patches(original: NDArray[np.uint8], cells: NDArray[np.bool_], limit: int, 
     height, width = original.shape[:2]
     rects = sorted(_rects(cells), key=lambda rect: (-rect.rows, -rect.columns, rect.top, rect.left))
     columns = _columns(rects, cells.size) if rects else None
-    if columns is None:
+    if columns is None or len(rects) > stored.MAX_PATCHES:
         return None
     places, rows = stored.layout(rects, columns)
     atlas = np.empty((CELL * rows, CELL * columns, 3), np.uint8)
@@ -311,8 +322,16 @@ def _reduced(atlas: Image.Image, colours: int) -> Image.Image:
 
 def _error(first: Image.Image, second: Image.Image) -> float:
     """Return the mean square error of one picture against another, in squared levels."""
-    difference = np.asarray(first, np.float32) - np.asarray(second, np.float32)
-    return float(np.square(difference).mean())
+    return mean_square(np.asarray(first), np.asarray(second))
+
+
+def mean_square(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> float:
+    """Return the mean square difference of two pictures (H, W, bands), in squared levels."""
+    total = 0.0
+    for top in range(0, len(first), CELL * STRIP):
+        rows = slice(top, top + CELL * STRIP)
+        total += float(np.square(first[rows].astype(np.float32) - second[rows]).sum(dtype=np.float64))
+    return total / first.size
 
 
 def _webp(image: Image.Image, **options: object) -> bytes:

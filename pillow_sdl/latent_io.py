@@ -14,7 +14,8 @@ from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
-from . import atomic, decode, encode, registry
+from . import atomic, decode, registry
+from .coding import LatentCoder
 from .format import container
 from .latent import spaces
 from .models import store
@@ -77,7 +78,8 @@ def from_latents(
     `model_hash` or `Latents.model`.
     space: the latent space, "sd1", "sdxl", "sd3", "flux1" or "sdl".  It may be left out if `model` is a name.
     size: (width, height) of the picture, which is cropped to it.  The default is the size of all positions.
-    options: those of `save`, see `EncodeOptions`.  Efforts above 5 have the effect of 5, because there are no pixels.
+    options: those of `save`, see `EncodeOptions`.  There are no pixels, so efforts above 5 have the effect of 5,
+    and there is no fidelity map and no guard.
     Raises ValueError for a latent, size, space or option that does not fit, for values that are not finite, and for
     values too large to be stored, which no autoencoder gives; TypeError for an unknown option; ModelNotFoundError for a
     name whose weights are not on this machine; OSError.
@@ -89,7 +91,10 @@ def from_latents(
     if size is None:
         factor = registry.space(registry.model(name).space).factor
         size = array.shape[2] * factor, array.shape[1] * factor
-    data = encode.encode_latent(array, *_whole(size), digest, options=encode_options)
+    if encode_options.fidelity or encode_options.with_guard:
+        msg = "fidelity and guard need the pixels of the picture, which a latent does not have"
+        raise ValueError(msg)
+    data = LatentCoder(array, *_whole(size), digest, options=encode_options).file(encode_options.target).data
     target: Any = file
     if hasattr(target, "write"):
         target.write(data)

@@ -200,6 +200,8 @@ def _pieces(network: Autoencoder, pixels: NDArray[np.uint8], changed: NDArray[np
     """Return the parts of a frame's latent that change.   changed: positions whose pixels differ."""
     boxes = cut(changed)
     whole = around(boxes)
+    if len(boxes) > stored.MAX_CHANGES:
+        boxes = [whole]
     latent = network.encode_part(pixels, *whole.slices)
     return tuple(
         Piece(

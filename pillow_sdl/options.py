@@ -53,24 +53,27 @@ class EncodeOptions:
     """How a picture is encoded.
 
     quality: whole number from 0 (fewest bytes) to 100.  The default is 50, if target_bytes is not given either.
-    target_bytes: the file takes at most this many bytes, and at least 97 % of them if the best quality takes as much.
-    model: name of a model in the registry.
+    target_bytes: the file takes at most this many bytes.  It takes at least 97 % of them, unless the best quality needs
+    fewer.
+    model: name of a model that `sdl models` lists.
     payload: "zstd", "range", or "auto" for the smaller one.
     quantizer: "scalar", or "palette" for models with 4 latent channels.  "palette" excludes quality, payload "range"
     and tune "psnr"; effort has no effect; target_bytes looks for the largest palette.
     palette_size: most entries of the palette, 1 to 256.   dither: whether "palette" passes errors on to neighbours.
-    effort: 0 (fastest) to 9.  Effort 0 writes payload "zstd" unless payload says otherwise.  Efforts 6 to 9 refine the
-    latent through the decoder's gradient, which saves bytes at equal PSNR and takes 10 to 60 times as long.
+    effort: 0 (fastest) to 9.  Effort 0 writes payload "zstd" unless payload says otherwise.  From effort 3 on there is
+    a fidelity map, and some pictures are stored as pixels (see guard).  Efforts 6 to 9 also refine the latent through
+    the decoder's gradient.  This needs the extra `pillow-sdl[torch]`, saves bytes at equal PSNR, and takes 10 to 60
+    times as long.
     tune: "look", or "psnr" for fewer bytes and a slightly smoother picture.  With the embedded model of this release,
     "psnr" does about what a lower quality does.
     fidelity: whether the file carries a map of how far its picture is from the original, which needs a decode.  None:
     from effort 3 on.
-    guard: which parts of the picture are stored as real pixels besides, which needs a decode.  "auto": where the
-    network does most harm.  "off": none.  "text", "faces" or "text,faces": what detectors find, from the extra
-    `pillow-sdl[guard]`.  A list of boxes (left, top, right, bottom) in pixels.  A mask: an image of the picture's size
-    that is not 0 there.  None: none, but from effort 3 on some pictures are stored as pixels as a whole.  These are
-    pictures with a side below 32 pixels, and drawings that take no more bytes with all or a few of their colours.
-    Every other name but "off" does that too.
+    guard: which parts of the picture are stored as real pixels.  This needs a decode.  "auto": where the network does
+    most harm.  "off": nothing.  "text", "faces" or "text,faces": what detectors find, from the extra
+    `pillow-sdl[guard]`.  A list of boxes (left, top, right, bottom) in pixels.  A mask: an image of the picture's size;
+    pixels that are not 0 are guarded.  None: no parts.  From effort 3 on, None also stores two kinds of pictures as
+    pixels as a whole: those with a side below 32 pixels, and drawings that take no more bytes with all or a few of
+    their colours.  "auto", "text" and "faces" do this at every effort.
     guard_share: largest part of the file's bytes that these pixels may take, 0.01 to 0.95.  It does not hold for
     pictures that are stored as pixels as a whole.
     icc_profile, exif, xmp: bytes to store; empty for none; at most 16 MiB each.
@@ -147,6 +150,11 @@ class EncodeOptions:
     def rate(self) -> int:
         """The rate code, 0..255, of the quality."""
         return round(int(DEFAULT_QUALITY if self.quality is None else self.quality) * (spaces.RATES - 1) / 100)
+
+    @property
+    def target(self) -> int | None:
+        """Bytes that the file may take."""
+        return None if self.target_bytes is None else int(self.target_bytes)
 
     @property
     def smallest(self) -> EncodeOptions:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 NO_PICTURES: Final = frozenset({"SDL", "BUFR", "GRIB", "HDF5", "MPEG"})
 """Formats that are not taken from folders: this package's own, and those of which Pillow reads nothing but the name."""
 
-ANIMATED: Final = frozenset({"GIF", "PNG", "WEBP", "AVIF", "FLI"})
+ANIMATED: Final = frozenset({"GIF", "PNG", "WEBP", "AVIF", "FLI", "SDL"})
 """Pillow's names of the formats whose frames are shown one after another.  Frames of other formats are pages or views."""
 
 DEEP: Final = re.compile(r";(12|14|16|32)[BLN]")

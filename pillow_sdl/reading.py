@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -37,7 +36,7 @@ def read_container(file: str | os.PathLike[str] | IO[bytes]) -> container.Contai
     """
     source: Any = file
     if hasattr(source, "read"):
-        with suppress(AttributeError, io.UnsupportedOperation):
+        with suppress(AttributeError, OSError):
             source.seek(0)
         found = _container(source)
     else:

@@ -38,7 +38,8 @@ class Space:
     code: its number in a header.   factor: pixels for each latent position, on each axis.
     tables, context: files with the quantizer's steps and the preview, and with the context model.
     denoiser: file with our own denoiser, None if there is none.
-    shift, scale: a latent in this package is (z - shift) * scale, where z is what the network's encoder gives.
+    shift, scale: a latent in this package is (z - shift) * scale, where z is what Stable Diffusion's own encoder gives.
+    Tiny autoencoders give latents of this scale.
     """
 
     name: str

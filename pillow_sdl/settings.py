@@ -35,11 +35,12 @@ def _is_whole(value: Any, most: int | None = None) -> bool:
 class Settings:
     """Settings for decoding and encoding.
 
-    device: where networks run: "auto" (a CUDA GPU if there is one, otherwise the CPU), "cpu", "cuda", "cuda:1", "mps"
-        or "xpu".  Environment variable: PILLOW_SDL_DEVICE.
+    device: where networks run: "auto", "cpu", "cuda", "cuda:1", "mps" or "xpu".  "auto" is a CUDA GPU if there is one,
+        otherwise the CPU.  It keeps the embedded model on the CPU; "cuda" with the extra `pillow-sdl[torch]` moves it
+        to the GPU.  Environment variable: PILLOW_SDL_DEVICE.
     dtype: type in which decoders and UNets of the Stable Diffusion family compute: "float32", "float16" or "bfloat16".
-    threads: number of CPU threads for networks, at least 1.  None: the default of the run time.  Environment variable:
-        PILLOW_SDL_THREADS.
+    threads: number of CPU threads for networks, at least 1.  None: OMP_NUM_THREADS if it is set, otherwise all
+        processors that the process may use.  Environment variable: PILLOW_SDL_THREADS.
     max_pixels: largest width x height of a file that is decoded, at least 1.  None: no limit besides Pillow's own.
         Environment variable: PILLOW_SDL_MAX_PIXELS.
     model_dirs: folders with models in diffusers' layout, or folders that contain such folders.  They are searched

@@ -2112,6 +2112,13 @@ def bad_guard_webp_size() -> Vector:
 
 
 @vector
+def bad_guard_webp_alpha() -> Vector:
+    """An atlas whose WebP picture says that it has alpha: bit 28 of its header."""
+    data = LOSSLESS[:4] + bytes([LOSSLESS[4] | 0x10]) + LOSSLESS[5:]
+    return refused(file(guard([(0, 0, 1, 1)], 1, data, method=1), latent()), "G-04")
+
+
+@vector
 def bad_guard_webp_kind() -> Vector:
     """An atlas whose data are those of the other method."""
     data = file(guard([(0, 0, 1, 1)], 1, LOSSY, method=1), latent(zero_planes(4 * 2)), width=32, height=16)
@@ -2280,6 +2287,12 @@ def bad_frames_alpha_not_wanted() -> Vector:
 def bad_frames_varint() -> Vector:
     """A duration that is not in its shortest form."""
     return refused(animated(moving(tail=b"\x80\0\0", count=1)), "V-02")
+
+
+@vector
+def bad_frames_rectangles() -> Vector:
+    """A frame that announces 1025 rectangles."""
+    return refused(animated(moving(tail=varint(40) + varint(2 * 1025), count=1)), "L-08", "limit")
 
 
 @vector

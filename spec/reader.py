@@ -754,7 +754,7 @@ def unpack_frames(data: bytes, header: Header, alpha: bytes | None) -> Frames:
     frames = Frames(plays, [place.limited(2**24 - 1)], [], [])
     for _ in range(count):
         frames.durations.append(place.limited(2**24 - 1))
-        r, a = divmod(place.varint(), 2)
+        r, a = divmod(place.limited(2 * 1024 + 1), 2)
         frames.latent.append([place.rectangle(has_d=True) for _ in range(r)])
         if a:
             if alpha is None:
@@ -779,12 +779,17 @@ def with_rectangle(plane: bytes, width: int, found: Rectangle) -> bytes:
 
 
 def webp_size(method: int, data: bytes) -> tuple[int, int] | None:
-    """Return (width, height) of a WebP chunk: RFC 6386, 9.1, or RFC 9649, 3.4.  None if it does not begin like one."""
+    """Return (width, height) of a WebP chunk: RFC 6386, 9.1, or RFC 9649, 3.4.
+
+    None if it does not begin like one, or if it has alpha.
+    """
     if method == 0 and len(data) >= 10 and data[3:6] == b"\x9d\x01\x2a":
         width, height = struct.unpack("<HH", data[6:10])
         return width & 0x3FFF, height & 0x3FFF
     if method == 1 and len(data) >= 5 and data[0] == 0x2F:
         bits = int.from_bytes(data[1:5], "little")
+        if bits >> 28 & 1:  # The picture has alpha.
+            return None
         return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
     return None
 

@@ -940,6 +940,15 @@ def test_the_command_line_keeps_transparency(suffix: str, tmp_path: Path) -> Non
             assert frame.convert("RGBA").getchannel("A").tobytes() == source.getchannel("A").tobytes()
 
 
+def test_an_animation_is_encoded_again(file: bytes, tmp_path: Path) -> None:
+    """All frames of an SDL file are taken."""
+    source, target = tmp_path / "a.sdl", tmp_path / "b.sdl"
+    source.write_bytes(file)
+    assert cli.main(["encode", "--quiet", "-q", "20", str(source), "-o", str(target)]) == 0
+    with opened(file) as first, opened(target.read_bytes()) as second:
+        assert second.n_frames == first.n_frames > 1
+
+
 def test_the_first_frame_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """--still, and formats without animations, which give a warning."""
     pictures = movie()

@@ -448,6 +448,34 @@ def test_warnings_of_pillow_are_messages(
     assert error.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("notes.txt", "notes.txt: cannot identify image file"),
+        ("missing.png", "guard must be"),
+        ("1,2,3,4; " * 99, "guard must be"),
+    ],
+    ids=["no image", "no file", "a long list"],
+)
+def test_a_guard_that_does_not_work_is_explained(
+    value: str, message: str, photo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line, no traceback."""
+    monkeypatch.chdir(photo.parent)
+    Path("notes.txt").write_text("no mask")
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["encode", "--guard", value, str(photo)])
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_word_of_guard_is_not_taken_for_a_file(photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of that name may lie in the folder."""
+    monkeypatch.chdir(photo.parent)
+    Path("off").write_text("no mask")
+    assert cli.main(["encode", "--quiet", "--guard", "off", str(photo)]) == 0
+
+
 # Outputs
 
 

@@ -14,7 +14,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from pillow_sdl import cli, decode, registry, settings
-from pillow_sdl.errors import BackendError, ModelMismatchError, ModelNotFoundError
+from pillow_sdl.errors import BackendError, ModelError, ModelMismatchError, ModelNotFoundError
 from pillow_sdl.models import local, store, tiling
 from pillow_sdl.models.networks import autoencoders
 
@@ -177,6 +177,25 @@ def test_other_weights_under_the_name_of_a_model_are_recognized(models: Path, tm
     with settings.using(model_dirs=[tmp_path]), images.opened(data) as image:
         image.load()
     assert image.info["sdl_decoder"] == f"taesd in place of {image.info['sdl_model']}"
+
+
+def test_the_fidelity_map_holds_in_float32_only(present: Path) -> None:
+    """The specification says nothing about other types."""
+    data = images.saved(images.gradient(), model="taesd", fidelity=True)
+    for dtype, holds in (("float32", True), ("bfloat16", False)):
+        with settings.using(dtype=dtype, denoise="off"):
+            image = images.opened(data)
+            image.load()
+            assert image.info["fidelity"]["holds"] is holds
+
+
+def test_pixels_that_are_not_finite_are_an_error(tmp_path: Path) -> None:
+    """They must not become a black picture."""
+    network = tiny(0)
+    torch.nn.init.constant_(network.decoder.layers[-1].bias, float("nan"))
+    network.save_pretrained(tmp_path / "taesd")
+    with settings.using(model_dirs=[tmp_path]), pytest.raises(ModelError, match="not finite"):
+        images.saved(images.gradient(), model="taesd", fidelity=True)
 
 
 @pytest.mark.parametrize(("dtype", "variant"), [(torch.bfloat16, None), (torch.float16, "fp16")])

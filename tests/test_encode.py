@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 from PIL import Image
 
-from pillow_sdl import decode, encode, registry
+from pillow_sdl import coding, decode, encode, registry
 from pillow_sdl.errors import ModelError, ModelMismatchError
 from pillow_sdl.format.container import Mode, Name
 from pillow_sdl.latent import spaces
@@ -82,7 +82,7 @@ def test_latents_that_are_not_finite_are_refused(value: float) -> None:
     latent = np.zeros(spaces.shape(SPACE, 16, 16), np.float32)
     latent[-1, 0, 0] = value
     with pytest.raises(ValueError, match="not finite"):
-        encode.encode_latent(latent, 16, 16, bytes(16), options=EncodeOptions())
+        coding.LatentCoder(latent, 16, 16, bytes(16), options=EncodeOptions())
 
 
 def test_latents_of_another_shape_are_refused() -> None:
@@ -92,7 +92,7 @@ def test_latents_of_another_shape_are_refused() -> None:
     with pytest.raises(
         ValueError, match=rf"\({channels}, {height}, {width}\), not \({channels}, {height + 1}, {width}\)"
     ):
-        encode.encode_latent(latent, 16, 16, bytes(16), options=EncodeOptions())
+        coding.LatentCoder(latent, 16, 16, bytes(16), options=EncodeOptions())
 
 
 # Payload methods
@@ -139,7 +139,7 @@ def test_a_target_size_is_filled_and_never_exceeded(
     """Files take 97 to 100 % of targets that are spread over the sizes that the photo can have."""
     target = round(span[0] * (span[1] / span[0]) ** share)
     data = images.saved(photo, target_bytes=target, payload=payload)
-    assert encode.FILL * target <= len(data) <= target
+    assert coding.FILL * target <= len(data) <= target
     assert images.opened(data).load() is not None
 
 
@@ -150,7 +150,7 @@ def test_a_target_size_includes_alpha_and_metadata(photo: Image.Image, span: tup
     options = {"exif": b"Exif\0\0" + bytes(range(256)), "icc_profile": b""}
     target = len(images.saved(image, quality=0, **options)) + (span[1] - span[0]) // 2
     data = images.saved(image, target_bytes=target, **options)
-    assert encode.FILL * target <= len(data) <= target
+    assert coding.FILL * target <= len(data) <= target
 
 
 def test_a_target_above_the_largest_file_gives_the_best_quality(photo: Image.Image) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -267,3 +267,18 @@ def test_the_map_is_about_the_picture_without_a_denoiser(monkeypatch: pytest.Mon
     with settings.using(denoise="auto", max_pixels=1):
         data = images.saved(images.gradient(), fidelity=True)
     assert data == images.saved(images.gradient(), fidelity=True)
+
+
+def test_the_map_is_about_the_picture_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the setting `dtype` says when the file is written."""
+    known = []
+    shown = decode.of_network
+
+    def of_network(*arguments: Any) -> decode.Decoded:
+        known.append(settings.current().dtype)
+        return shown(*arguments)
+
+    monkeypatch.setattr(decode, "of_network", of_network)
+    with settings.using(dtype="bfloat16"):
+        images.saved(images.gradient(), fidelity=True)
+    assert set(known) == {"float32"}

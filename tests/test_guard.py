@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +15,13 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFont
 
 import pillow_sdl
-from pillow_sdl import cli, decode, detectors, fidelity_map, guard, options
+from pillow_sdl import cli, decode, detectors, encode, fidelity_map, guard, options
+from pillow_sdl.coding import LatentCoder
 from pillow_sdl.errors import BackendError, MalformedError
 from pillow_sdl.format import container, patches
 from pillow_sdl.format.patches import CELL, Patches, Rect
+from pillow_sdl.latent import spaces
+from pillow_sdl.options import EncodeOptions
 
 from . import images
 
@@ -114,11 +118,15 @@ def test_weights_are_those_of_the_specification(
     free = np.pad(~covered, 1, mode="edge").repeat(CELL, 0).repeat(CELL, 1)
     places = np.argwhere(free)
     width, height = CELL * columns - less_width, CELL * rows - less_height
-    for rect, weight in zip(rects, patches.weights(rects, width, height), strict=True):
-        for y, x in ((0, 0), (3, 12), (weight.shape[0] - 1, weight.shape[1] - 2), (4, 4), (2, 9)):
+    picture = np.zeros((height, width, 3), np.uint8)
+    patches.blend(picture, rects, [np.full((CELL * rect.rows, CELL * rect.columns, 3), 240) for rect in rects])
+    for rect in rects:
+        shown = picture[rect.pixels]
+        last, right = shown.shape[0] - 1, shown.shape[1] - 1
+        for y, x in ((0, 0), (min(3, last), min(12, right)), (last, max(0, right - 1)), (last // 2, right // 2)):
             here = np.array([CELL * (rect.top + 1) + y, CELL * (rect.left + 1) + x])
             distance = np.abs(places - here).max(1).min() if len(places) else 99
-            assert weight[y, x] == min(8, 2 * distance - 1)
+            assert shown[y, x, 0] == 30 * min(8, 2 * distance - 1)
 
 
 def test_blending_rounds_as_specified() -> None:
@@ -214,6 +222,30 @@ def test_patches_take_at_most_their_share(share: float) -> None:
     data = images.saved(picture, quality=10, guard=[(0, 0, 320, 256)], guard_share=share)
     sizes = decode.inspect(images.parsed(data))["bytes"]
     assert 0 < sizes["g"] <= share * len(data)
+
+
+def test_a_box_without_harm_is_stored_in_part() -> None:
+    """Cells of equal harm are taken in their order, until there is no room."""
+    original = np.asarray(photo())
+    decoded = original.copy()
+    decoded[::2] = np.where(decoded[::2] < 128, decoded[::2] + 3, decoded[::2] - 3)
+    cells = np.ones((16, 20), bool)
+    assert not guard.harm(original, decoded).any()
+    found = guard.choose(original, decoded, 1500, cells)
+    assert found is not None
+    assert 0 < sum(rect.columns * rect.rows for rect in found.rects) < cells.size
+    assert len(patches.pack(found, 320, 256)) <= 1500
+    assert guard.choose(original, decoded, 0, cells) is None
+
+
+def test_more_patches_than_a_file_holds_are_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mask of many specks is guarded in part."""
+    monkeypatch.setattr(patches, "MAX_PATCHES", 20)
+    original = np.asarray(photo())
+    cells = np.indices((16, 20)).sum(0) % 2 == 0
+    found = guard.choose(original, 255 - original, 1 << 20, cells)
+    assert found is not None
+    assert 0 < len(found.rects) <= 20
 
 
 def test_a_target_size_holds_with_patches() -> None:
@@ -480,6 +512,13 @@ def test_a_drawing_keeps_its_alpha_and_metadata() -> None:
     assert decode.inspect(images.parsed(data))["bytes"]["e"]
 
 
+def test_a_drawing_of_few_colours_is_nearer_than_a_latent_that_does_not_fit() -> None:
+    """The target may be smaller than the file of the smallest latent."""
+    shape = spaces.shape(EncodeOptions().space, 32, 32)
+    coder = LatentCoder(np.zeros(shape, np.float32), 32, 32, bytes(16), options=EncodeOptions())
+    assert encode._latent_error(coder, np.zeros((32, 32, 3), np.uint8), 10) == math.inf
+
+
 def test_a_drawing_that_needs_more_bytes_than_its_latent_is_none() -> None:
     """Even ground beside a photo is not enough."""
     picture = Image.new("RGB", (640, 256), "white")
@@ -500,6 +539,16 @@ def test_a_drawing_takes_at_most_its_target_size() -> None:
     latent = images.saved(picture, target_bytes=size - 1, guard="off")
     whole = (0, 0, *picture.size)
     assert 0 < error(images.opened(less), picture, whole) < error(images.opened(latent), picture, whole)
+
+
+def test_a_drawing_of_few_colours_needs_no_latent_of_the_size() -> None:
+    """The target is smaller than the smallest latent."""
+    shades = Image.linear_gradient("L").resize((1600, 1200)).point(lambda value: 100 + 60 * (value // 128) + value % 2)
+    picture = shades.convert("RGB")
+    least = len(images.saved(picture, quality=0, guard="off", fidelity=False))
+    data = images.saved(picture, target_bytes=least - 1)
+    assert len(data) < least
+    assert guarded(data)
 
 
 @pytest.mark.parametrize("chosen", [{"guard": "off"}, {"effort": options.GUARD_EFFORT - 1}])

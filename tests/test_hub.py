@@ -92,6 +92,11 @@ def test_weights_that_are_not_those_of_the_registry_are_deleted(taesd: hub.Hub, 
     assert (caught.value.expected, caught.value.found) == (TAESD.repositories[0].sha256, found)
     assert all(part in str(caught.value) for part in (caught.value.expected, caught.value.found))
     assert local.autoencoder(TAESD) is None
+    # The next download does not take what the first one left in the cache.
+    taesd.requests.clear()
+    with pytest.raises(ModelMismatchError):
+        downloads.fetch(TAESD)
+    assert FLOAT32 in taesd.downloads()
 
 
 def test_the_next_repository_is_asked_if_one_is_gone(

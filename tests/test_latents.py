@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import stat
@@ -219,11 +220,13 @@ def test_a_stream_is_read_from_its_start(plain_file: bytes) -> None:
     assert np.array_equal(pillow_sdl.latents(stream).latent, expected)
     assert not stream.closed
 
-    class Pipe(io.BytesIO):
-        def seek(self, *_: object) -> int:
-            raise io.UnsupportedOperation
+    for error in (io.UnsupportedOperation, OSError(errno.ESPIPE, "Illegal seek")):
 
-    assert np.array_equal(pillow_sdl.latents(Pipe(plain_file)).latent, expected)
+        class Pipe(io.BytesIO):
+            def seek(self, *_: object, error: Any = error) -> int:
+                raise error
+
+        assert np.array_equal(pillow_sdl.latents(Pipe(plain_file)).latent, expected)
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
@@ -358,6 +361,8 @@ def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path, monkeypatch
         (np.zeros((4, 4, 4), np.float32), {"size": (32, 32, 3)}, "size must be"),
         (np.zeros((4, 4, 4), np.float32), {"quality": 50, "target_bytes": 900}, "exclude"),
         (np.zeros((4, 4, 4), np.float32), {"exif": 5}, "exif must be bytes"),
+        (np.zeros((4, 4, 4), np.float32), {"fidelity": True}, "need the pixels"),
+        (np.zeros((4, 4, 4), np.float32), {"guard": "auto"}, "need the pixels"),
         (np.zeros((4, 4, 4), np.float32), {"space": None}, "space must be given"),
         (
             np.zeros((4, 4, 4), np.float32),

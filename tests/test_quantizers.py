@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -258,24 +259,24 @@ def test_the_palette_quantizer_clips_large_values() -> None:
 ONE = np.zeros((1, 1), np.uint8)
 
 BAD: list[tuple[str, str, Callable[[Coded], Coded], type[SdlError], str | None, str]] = [
-    ("scalar", "a palette", lambda c: c._replace(palette=b"\0\0"), MalformedError, "P", "K-01"),
-    ("scalar", "no frame", lambda c: c._replace(latent=b""), MalformedError, "L", "Z-01"),
-    ("scalar", "a cut frame", lambda c: c._replace(latent=c.latent[:-1]), MalformedError, "L", "Z-03"),
-    ("scalar", "no groups", lambda c: c._replace(payload=RANGE, latent=b""), MalformedError, "L", "R-01"),
-    ("scalar", "an unknown payload", lambda c: c._replace(payload=99), UnsupportedError, None, "payload method 99"),
-    ("palette", "no palette", lambda c: c._replace(palette=None), MalformedError, "P", "K-01"),
+    ("scalar", "a palette", lambda c: replace(c, palette=b"\0\0"), MalformedError, "P", "K-01"),
+    ("scalar", "no frame", lambda c: replace(c, latent=b""), MalformedError, "L", "Z-01"),
+    ("scalar", "a cut frame", lambda c: replace(c, latent=c.latent[:-1]), MalformedError, "L", "Z-03"),
+    ("scalar", "no groups", lambda c: replace(c, payload=RANGE, latent=b""), MalformedError, "L", "R-01"),
+    ("scalar", "an unknown payload", lambda c: replace(c, payload=99), UnsupportedError, None, "payload method 99"),
+    ("palette", "no palette", lambda c: replace(c, palette=None), MalformedError, "P", "K-01"),
     ("palette", "an unknown flag", lambda c: with_byte(c, 0, 2), UnsupportedError, None, "palette flags 0x02"),
     ("palette", "another flag", lambda c: with_byte(c, 0, 0x81), UnsupportedError, None, "palette flags 0x81"),
-    ("palette", "an empty palette", lambda c: c._replace(palette=b""), MalformedError, "P", "K-03"),
-    ("palette", "flags only", lambda c: c._replace(palette=b"\1"), MalformedError, "P", "K-03"),
-    ("palette", "a last byte of 0", lambda c: c._replace(palette=b"\0\0\1\0"), MalformedError, "P", "K-03"),
-    ("palette", "a long number", lambda c: c._replace(palette=b"\0\0\1\1\1\1\1"), MalformedError, "P", "K-03"),
-    ("palette", "a large number", lambda c: c._replace(palette=b"\0\1" + b"\xff" * 8), MalformedError, "P", "K-04"),
-    ("palette", "too few indices", lambda c: c._replace(latent=palette.pack_indices(ONE)), MalformedError, "L", "K-05"),
-    ("palette", "an index too large", lambda c: c._replace(palette=b"\0\0"), MalformedError, "L", "K-06"),
-    ("palette", "a rate", lambda c: c._replace(rate=1), MalformedError, "header", "K-07"),
-    ("palette", "payload range", lambda c: c._replace(payload=RANGE), UnsupportedError, None, "payload method 1 found"),
-    ("palette", "an unknown payload", lambda c: c._replace(payload=99), UnsupportedError, None, "payload method 99"),
+    ("palette", "an empty palette", lambda c: replace(c, palette=b""), MalformedError, "P", "K-03"),
+    ("palette", "flags only", lambda c: replace(c, palette=b"\1"), MalformedError, "P", "K-03"),
+    ("palette", "a last byte of 0", lambda c: replace(c, palette=b"\0\0\1\0"), MalformedError, "P", "K-03"),
+    ("palette", "a long number", lambda c: replace(c, palette=b"\0\0\1\1\1\1\1"), MalformedError, "P", "K-03"),
+    ("palette", "a large number", lambda c: replace(c, palette=b"\0\1" + b"\xff" * 8), MalformedError, "P", "K-04"),
+    ("palette", "too few indices", lambda c: replace(c, latent=palette.pack_indices(ONE)), MalformedError, "L", "K-05"),
+    ("palette", "an index too large", lambda c: replace(c, palette=b"\0\0"), MalformedError, "L", "K-06"),
+    ("palette", "a rate", lambda c: replace(c, rate=1), MalformedError, "header", "K-07"),
+    ("palette", "payload range", lambda c: replace(c, payload=RANGE), UnsupportedError, None, "payload method 1 found"),
+    ("palette", "an unknown payload", lambda c: replace(c, payload=99), UnsupportedError, None, "payload method 99"),
 ]
 """Quantizer, case, change to valid sections, class of the error, section, and the rule or a part of the message."""
 
@@ -283,7 +284,7 @@ BAD: list[tuple[str, str, Callable[[Coded], Coded], type[SdlError], str | None, 
 def with_byte(coded: Coded, index: int, value: int) -> Coded:
     """Return sections with another byte in the palette."""
     assert coded.palette is not None
-    return coded._replace(palette=coded.palette[:index] + bytes([value]) + coded.palette[index + 1 :])
+    return replace(coded, palette=coded.palette[:index] + bytes([value]) + coded.palette[index + 1 :])
 
 
 @pytest.mark.parametrize(

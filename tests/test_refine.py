@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from pillow_sdl import encode
+from pillow_sdl import coding
 from pillow_sdl.errors import ModelError
 from pillow_sdl.models import store, tiling
 from pillow_sdl.models.networks import pytorch
@@ -67,7 +67,7 @@ def test_a_target_size_holds_for_a_refined_file(part: Image.Image) -> None:
     """Refinement changes the size of a file.  The search allows for it."""
     target = len(images.saved(part, quality=40))
     data = images.saved(part, target_bytes=target, effort=7)
-    assert encode.FILL * target <= len(data) <= target
+    assert coding.FILL * target <= len(data) <= target
 
 
 @pytest.mark.parametrize("effort", [5, 6])

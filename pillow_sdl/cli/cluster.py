@@ -22,9 +22,9 @@ def add(command: Any) -> None:
     command.add_argument(
         "--ray",
         metavar="ADDRESS",
-        help="let a Ray cluster do the work: HOST:PORT, auto for the cluster of this machine, or local to start Ray for "
-        "this run; --jobs is then the number of actors, by default as many as there is room for, and --threads that of "
-        "CPUs for each, default 1; inputs and OUTPUT may be URIs of folders",
+        help="let a Ray cluster do the work; ADDRESS is HOST:PORT, auto (the cluster of this machine) or local (start "
+        "Ray for this run); --jobs sets the number of actors, by default as many as fit; --threads sets the CPUs of "
+        "each actor, default 1; inputs and OUTPUT may be URIs of folders",
     )
 
 

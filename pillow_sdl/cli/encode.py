@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import re
 from pathlib import Path
 from typing import Any, Final
@@ -39,8 +40,8 @@ HELP: Final = {
     + (
         f"store it from effort {opt.FIDELITY_EFFORT} on" if opt.FIDELITY_EFFORT <= opt.MAX_EFFORT else "do not store it"
     ),
-    "guard": "parts to store as real pixels besides: auto, off (default, except for tiny pictures), text, faces, "
-    "text,faces, boxes LEFT,TOP,RIGHT,BOTTOM;..., or the file of a mask",
+    "guard": 'parts to store as real pixels: auto, off, text, faces, "text,faces", boxes LEFT,TOP,RIGHT,BOTTOM;..., or the '
+    "file of a mask; default: no parts, but tiny pictures and drawings as a whole",
     "guard_share": f"largest part of the file that these pixels take, default {DEFAULTS['guard_share']}",
     "model": f"a model that `sdl models` lists, default {DEFAULTS['model']}",
     "quantizer": f"how the latent is quantized, default {DEFAULTS['quantizer']}; palette works with models that have 4 "
@@ -102,19 +103,23 @@ def _add_option(group: Any, name: str) -> None:
 
 def _guard(text: str) -> Any:
     """Return the value of --guard: boxes, a mask, or a word.  Raises ArgumentTypeError."""
+    value: Any = text
     if BOXES.fullmatch(text):
-        value: Any = [tuple(map(int, box.split(","))) for box in text.split(";")]
-    elif Path(text).is_file():
-        with common.open_image(text) as image:
-            image.load()
-        value = image
-    else:
-        value = text
+        value = [tuple(map(int, box.split(","))) for box in text.split(";")]
     try:
         EncodeOptions(guard=value)
     except ValueError as exc:
-        raise argparse.ArgumentTypeError(str(exc)) from exc
-    return value
+        if not os.path.isfile(text):  # noqa: PTH113  Path.is_file raises for a name that is too long
+            raise argparse.ArgumentTypeError(str(exc)) from exc
+    else:
+        return value
+    try:
+        with common.open_image(text) as image:
+            image.load()
+    except Exception as exc:  # Pillow raises many kinds.
+        msg = f"{text}: {common.reason(exc)}"
+        raise argparse.ArgumentTypeError(msg) from exc
+    return image
 
 
 def _flag(name: str) -> str:

@@ -7,10 +7,13 @@ writes the list.  `pillow_sdl.moving` codes the symbols.
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ..errors import MalformedError
 from .container import MAX_VARINT, read_varint, write_varint
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 SECTION: Final = "m"
 
@@ -19,6 +22,9 @@ MAX_PLAYS: Final = 65535
 
 MAX_FURTHER: Final = 65535
 """Largest number of further frames: an animation has at most 65536 frames."""
+
+MAX_CHANGES: Final = 1024
+"""Largest number of rectangles of the latent that a frame changes."""
 
 MAX_DURATION: Final = 2**24 - 1
 """Longest duration of a frame in milliseconds, about 4.6 hours."""
@@ -106,6 +112,13 @@ def pack(frames: Frames) -> bytes:
     return b"".join(out)
 
 
+class Timing(NamedTuple):
+    """When frames are shown.   plays, durations: see `Frames`."""
+
+    plays: int
+    durations: tuple[int, ...]
+
+
 def unpack(data: bytes, width: int, height: int, *, has_alpha: bool) -> Frames:
     """Return the frames of a section.  Payloads and alpha values are not decoded.
 
@@ -113,6 +126,18 @@ def unpack(data: bytes, width: int, height: int, *, has_alpha: bool) -> Frames:
     Rectangles of the latent are not compared with its size, which depends on the latent space.
     Raises MalformedError (T-01, T-02, V-01, V-02) and LimitError (L-08).
     """
+    plays, duration, further = _read(data, width, height, has_alpha=has_alpha)
+    return Frames(plays, duration, tuple(further))
+
+
+def timing(data: bytes, width: int, height: int, *, has_alpha: bool) -> Timing:
+    """Return when the frames of a section are shown.  Checks what `unpack` checks, and keeps no rectangles."""
+    plays, duration, further = _read(data, width, height, has_alpha=has_alpha)
+    return Timing(plays, (duration, *(frame.duration for frame in further)))
+
+
+def _read(data: bytes, width: int, height: int, *, has_alpha: bool) -> tuple[int, int, Iterator[Frame]]:
+    """Return the number of plays, the duration of frame 0, and the further frames one after the other."""
     cursor = _Cursor(data)
     plays = cursor.varint("the number of plays", MAX_PLAYS)
     count = cursor.varint("the number of further frames", MAX_FURTHER)
@@ -120,11 +145,15 @@ def unpack(data: bytes, width: int, height: int, *, has_alpha: bool) -> Frames:
         msg = "section m has no further frame"
         raise MalformedError(msg, section=SECTION, rule="T-01")
     duration = cursor.varint("a duration", MAX_DURATION)
-    further = tuple(cursor.frame(width, height, has_alpha=has_alpha) for _ in range(count))
-    if cursor.at < len(data):
-        msg = "bytes follow the last frame of section m"
-        raise MalformedError(msg, section=SECTION, rule="T-01")
-    return Frames(plays, duration, further)
+
+    def further() -> Iterator[Frame]:
+        for _ in range(count):
+            yield cursor.frame(width, height, has_alpha=has_alpha)
+        if cursor.at < len(data):
+            msg = "bytes follow the last frame of section m"
+            raise MalformedError(msg, section=SECTION, rule="T-01")
+
+    return plays, duration, further()
 
 
 class _Cursor:
@@ -153,7 +182,8 @@ class _Cursor:
         return Change(box, bool(length & 1), self.take(length >> 1))
 
     def frame(self, width: int, height: int, *, has_alpha: bool) -> Frame:
-        duration, count = self.varint("a duration", MAX_DURATION), self.varint()
+        duration = self.varint("a duration", MAX_DURATION)
+        count = self.varint("the number of rectangles of a frame, doubled,", 2 * MAX_CHANGES + 1)
         changes = tuple(self.change() for _ in range(count >> 1))
         if not count & 1:
             return Frame(duration, changes)

@@ -15,7 +15,7 @@ from PIL import Image, features
 from ..errors import BackendError, LimitError, MalformedError, UnsupportedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
 
@@ -27,8 +27,14 @@ CELL: Final = 16
 MAX_ATLAS: Final = 1023
 """Largest number of columns and rows of cells of an atlas.  A side of a WebP picture has at most 16383 pixels."""
 
+MAX_PATCHES: Final = 65535
+"""Largest number of patches of a file."""
+
 FEATHER: Final = 4
 """Pixels over which a patch fades in from its edges."""
+
+STRIP: Final = 4
+"""Rows of cells that are blended at a time, so that memory stays bounded."""
 
 METHODS: Final = (b"VP8 ", b"VP8L")
 """Names of the WebP chunk, by the method: lossy, lossless."""
@@ -163,12 +169,13 @@ def decode(patches: Patches) -> list[NDArray[np.uint8]]:
     try:
         with open_atlas(patches.method, patches.data) as image:
             # The size comes first: a small atlas may claim to be a large picture.
-            found = np.asarray(image.convert("RGB")) if image.size == size else None
+            fits = image.size == size and image.mode == "RGB"
+            found = np.asarray(image.convert("RGB")) if fits else None
     except Exception as exc:  # Pillow raises many kinds for damaged data.
         msg = f"the atlas of guard patches cannot be decoded: {exc}"
         raise MalformedError(msg, section=SECTION, rule="G-04") from exc
     if found is None:
-        msg = f"the atlas of guard patches has not {size[0]} x {size[1]} pixels"
+        msg = f"the atlas of guard patches has not {size[0]} x {size[1]} pixels, or has alpha"
         raise MalformedError(msg, section=SECTION, rule="G-04")
     return [found[place.pixels] for place in places]
 
@@ -192,33 +199,46 @@ def blend(colour: NDArray[np.uint8], rects: Iterable[Rect], patches: Iterable[ND
     not fall towards the picture's edge and towards other patches.
     """
     height, width = colour.shape[:2]
-    rects = tuple(rects)
-    for rect, weight, patch in zip(rects, weights(rects, width, height), patches, strict=True):
-        target = colour[rect.pixels]
+    for strip, weight, pixels in _strips(rects, patches, width, height):
+        target = colour[strip.pixels]
         rows, columns = target.shape[:2]
-        share = weight[:rows, :columns, None].astype(np.int32)
-        mixed = (8 - share) * target + share * patch[:rows, :columns] + 4
+        share = weight[:rows, :columns, None].astype(np.uint16)
+        mixed = (8 - share) * target + share * pixels[:rows, :columns] + 4
         target[...] = mixed >> 3
 
 
-def weights(rects: tuple[Rect, ...], width: int, height: int) -> list[NDArray[np.uint8]]:
-    """Return the weight of each pixel of each patch in eighths, uint8 (16 rows, 16 columns)."""
+def _strips(
+    rects: Iterable[Rect], patches: Iterable[NDArray[np.uint8]], width: int, height: int
+) -> Iterator[tuple[Rect, NDArray[np.uint8], NDArray[np.uint8]]]:
+    """Yield patches in strips of some rows of cells: their place, the weights of their pixels, and their pixels.
+
+    The weights are eighths, uint8 (16 rows, 16 columns).   width, height: of the picture.
+    """
     wide, high = grid(width, height)
     taken = np.zeros((high, wide), bool)
+    rects = tuple(rects)
     for rect in rects:
         taken[rect.slices] = True
     # One ring of cells more.  Beyond the picture's edge it repeats the picture's cells, which keeps edges sharp.
     taken = np.pad(taken, 1, mode="edge")
-    found = []
-    for rect in rects:
-        around = taken[rect.top : rect.bottom + 2, rect.left : rect.right + 2]
-        mask = around.repeat(CELL, 0).repeat(CELL, 1)
-        weight = mask.astype(np.uint8)
-        for step in range(1, FEATHER + 1):
-            mask = _eroded(mask)
-            weight += mask if step == FEATHER else 2 * mask.astype(np.uint8)
-        found.append(weight[CELL:-CELL, CELL:-CELL])
-    return found
+    for rect, patch in zip(rects, patches, strict=True):
+        for top in range(0, rect.rows, STRIP):
+            strip = rect._replace(top=rect.top + top, rows=min(STRIP, rect.rows - top))
+            around = taken[strip.top : strip.bottom + 2, strip.left : strip.right + 2]
+            yield strip, _weights(around), patch[CELL * top : CELL * (top + strip.rows)]
+
+
+def _weights(around: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Return the weights of pixels in eighths, uint8 (16 rows, 16 columns).
+
+    around: whether cells lie in a patch, bool (rows + 2, columns + 2), with one ring of cells more.
+    """
+    mask = around.repeat(CELL, 0).repeat(CELL, 1)
+    weight = mask.astype(np.uint8)
+    for step in range(1, FEATHER + 1):
+        mask = _eroded(mask)
+        weight += mask if step == FEATHER else 2 * mask.astype(np.uint8)
+    return weight[CELL:-CELL, CELL:-CELL]
 
 
 def _eroded(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -242,11 +262,11 @@ def blend_preview(
     axis: a divisor of 16.
     """
     side = CELL // reduction
-    for rect, weight, patch in zip(rects, weights(rects, *size), patches, strict=True):
-        target = preview[side * rect.top : side * rect.bottom, side * rect.left : side * rect.right]
+    for strip, weight, pixels in _strips(rects, patches, *size):
+        target = preview[side * strip.top : side * strip.bottom, side * strip.left : side * strip.right]
         rows, columns = target.shape[:2]
         share = (_means(weight[:, :, None], reduction) / 8)[:rows, :columns]
-        target[...] = np.rint((1 - share) * target + share * _means(patch, reduction)[:rows, :columns])
+        target[...] = np.rint((1 - share) * target + share * _means(pixels, reduction)[:rows, :columns])
 
 
 def _means(values: NDArray[np.uint8], reduction: int) -> NDArray[np.float32]:

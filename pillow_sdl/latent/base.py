@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from ..errors import UnsupportedError
 
@@ -22,17 +22,20 @@ Arguments: the scaled latent float32 (C, h, w), the rate code, and the steps flo
 """
 
 
-class Coded(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Coded:
     """A quantized latent as it stands in a file.
 
     rate: the header's rate code.   payload: number of the payload method.   latent: data of section L.
     palette: data of section P, None if the quantizer has none.
+    quantized: what `Quantizer.decode` would return, if the encoder knows it.
     """
 
     rate: int
     payload: int
     latent: bytes
     palette: bytes | None = None
+    quantized: Quantized | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

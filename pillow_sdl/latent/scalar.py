@@ -79,7 +79,12 @@ def code(symbols: NDArray[np.int16], space: Space, rate: int, payloads: tuple[in
     logarithms = log2_steps(spaces.tables(space).log2_steps, rate)
     coded = [(method, entropy.encode(symbols, method, space.name, logarithms)) for method in payloads]
     method, data = min(coded, key=lambda pair: len(pair[1]))
-    return Coded(rate, method, data)
+    return Coded(rate, method, data, quantized=_quantized(symbols, space, rate))
+
+
+def _quantized(symbols: NDArray[np.int16], space: Space, rate: int) -> Quantized:
+    step = steps(spaces.tables(space).log2_steps, rate)
+    return Quantized(symbols, rate, noise_of(step), lambda: dequantize(symbols, step))
 
 
 class ScalarQuantizer:
@@ -130,5 +135,4 @@ class ScalarQuantizer:
             raise MalformedError(msg, section="P", rule="K-01")
         table = spaces.tables(space).log2_steps
         symbols = entropy.decode(coded.latent, shape, coded.payload, space.name, log2_steps(table, coded.rate))
-        step = steps(table, coded.rate)
-        return Quantized(symbols, coded.rate, noise_of(step), lambda: dequantize(symbols, step))
+        return _quantized(symbols, space, coded.rate)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import settings
-from ..errors import BackendError, ModelMismatchError, ModelNotFoundError
+from ..errors import BackendError, ModelMismatchError, ModelNotFoundError, first_line
 from . import local
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def _download(model: Model, wanted: _Part, *, progress: bool) -> Path:
         except BackendError:
             raise
         except Exception as exc:  # noqa: BLE001  errors of the client, of the file system, and of httpx or requests
-            failures.append(f"{repository.name}: {_first_line(exc)}")
+            failures.append(f"{repository.name}: {first_line(exc)}")
             continue
         if found is not None:
             _check(repository.name, found, repository.sha256 if wanted.sha256 is None else wanted.sha256)
@@ -151,13 +151,12 @@ def _check(source: str, folder: Path, expected: str) -> None:
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != expected:
+        # The file in the snapshot may be a link.  What it names must go too, or the next download takes it again.
+        kept = path.resolve()
         path.unlink()
+        kept.unlink(missing_ok=True)
         msg = f"{source} sent weights with SHA-256 {found}; {expected} was expected; the file was deleted"
         raise ModelMismatchError(msg, expected=expected, found=found)
-
-
-def _first_line(exc: Exception) -> str:
-    return next((line for line in str(exc).splitlines() if line.strip()), type(exc).__name__)
 
 
 def _no_client() -> BackendError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ..errors import BackendError, ModelMismatchError
+from ..errors import BackendError, ModelMismatchError, first_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,7 +66,7 @@ def encode(text_encoder: Path, tokenizer: Path) -> NDArray[Any]:
 
 
 def _unreadable(folder: Path, expected: str, exc: Exception) -> ModelMismatchError:
-    reason = next(iter(str(exc).splitlines()), type(exc).__name__)
+    reason = first_line(exc)
     return ModelMismatchError(f"{folder} holds no {expected} that can be read: {reason}", expected=expected)
 
 

@@ -15,7 +15,7 @@ import diffusers
 import torch
 from torch import Tensor
 
-from ...errors import ModelMismatchError
+from ...errors import ModelMismatchError, first_line
 from .pytorch import TorchAutoencoder, on_device
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class _DiffusersModel(TorchAutoencoder):
                     output_loading_info=True,
                 )
             except (OSError, ValueError, RuntimeError, KeyError) as exc:
-                msg = f"cannot read {self.architecture} from {folder}: {str(exc).splitlines()[0]}"
+                msg = f"cannot read {self.architecture} from {folder}: {first_line(exc)}"
                 raise ModelMismatchError(msg, expected=self.architecture) from exc
         if report["missing_keys"]:  # Diffusers fills them with random numbers.
             msg = f"cannot read {self.architecture} from {folder}: there is no tensor {min(report['missing_keys'])}"

@@ -18,7 +18,7 @@ import numpy as np
 import onnxruntime
 
 from ... import registry
-from ...errors import ModelError
+from ...errors import ModelError, first_line
 from ..tiled import TiledAutoencoder
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class OnnxAutoencoder(TiledAutoencoder):
             try:
                 session = onnxruntime.InferenceSession(stored.path, options, providers=["CPUExecutionProvider"])
             except Exception as exc:  # onnxruntime's exceptions have no common class but Exception.
-                msg = f"cannot load the network from {stored.path}: {str(exc).splitlines()[0]}"
+                msg = f"cannot load the network from {stored.path}: {first_line(exc)}"
                 raise ModelError(msg) from exc
             self._sessions.setdefault(stored.file, session)
         return self._sessions[stored.file]
@@ -66,7 +66,7 @@ class OnnxAutoencoder(TiledAutoencoder):
         try:
             found: NDArray[Any] = session.run(None, inputs)[0]
         except Exception as exc:  # See above.
-            msg = f"the network failed: {str(exc).splitlines()[0]}"
+            msg = f"the network failed: {first_line(exc)}"
             raise ModelError(msg) from exc
         return found
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ... import progress, settings
-from ...errors import ModelError
+from ...errors import ModelError, first_line
 from .. import forks
 from ..tiled import TiledAutoencoder, blend
 from ..tiling import tiles
@@ -46,7 +46,7 @@ def on_device(network: Network, device: str) -> tuple[Network, torch.device]:
     try:
         return network.to(device), torch.device(device)
     except (RuntimeError, AssertionError) as exc:  # A CPU build of torch raises AssertionError for "cuda".
-        msg = f"device {device} cannot be used: {str(exc).splitlines()[0]}"
+        msg = f"device {device} cannot be used: {first_line(exc)}"
         raise ValueError(msg) from exc
 
 
@@ -69,7 +69,7 @@ def running(device: torch.device, *, gradients: bool = False) -> Iterator[None]:
         ):
             yield
     except RuntimeError as exc:
-        msg = f"the network failed on {device}: {str(exc).splitlines()[0]}"
+        msg = f"the network failed on {device}: {first_line(exc)}"
         raise ModelError(msg) from exc
 
 
@@ -106,6 +106,9 @@ class TorchAutoencoder(TiledAutoencoder):
         with running(self._device):
             batch = torch.from_numpy(latent)[None].to(self._device)
             shown = self._decode(batch.contiguous(memory_format=torch.channels_last), rate)[0]
+            if not torch.isfinite(shown).all():  # It must not become a black picture.
+                msg = "the network gives values that are not finite; with dtype float32 it may give a picture"
+                raise ModelError(msg)
             found: NDArray[np.uint8] = shown.mul(255).round_().clamp_(0, 255).permute(1, 2, 0).byte().cpu().numpy()
         return found
 

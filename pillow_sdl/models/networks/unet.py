@@ -21,7 +21,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from ...errors import ModelError, ModelMismatchError
+from ...errors import ModelError, ModelMismatchError, first_line
 from .. import schedule
 from ..local import PROMPT_TENSOR, WEIGHT_FILES, weights_file
 from .autoencoders import quiet
@@ -187,7 +187,7 @@ def _read(folder: Path) -> Any:
             network = kind.from_config(kind.load_config(folder, local_files_only=True))
         network.load_state_dict(load_file(path), assign=True)
     except (OSError, ValueError, TypeError, RuntimeError, KeyError, SafetensorError) as exc:
-        msg = f"cannot read UNet2DConditionModel from {folder}: {str(exc).splitlines()[0]}"
+        msg = f"cannot read UNet2DConditionModel from {folder}: {first_line(exc)}"
         raise ModelMismatchError(msg, expected="UNet2DConditionModel") from exc
     return network
 
