@@ -5,6 +5,7 @@
 - text: error rate of Tesseract on rendered pages, decoded from files of equal bytes.
 - signs: how far Tesseract's reading of a photographed page or a screenshot is from its reading of the original.
 - faces: distance between the embeddings of the original and the decoded face, from files of equal bytes.
+- times: seconds to encode and decode with and without map and guard.
 
 Tesseract is Debian's program.  Faces are found and embedded by dlib, with the networks of face_recognition_models.
 This detector of faces is not the guard's, and finds more.
@@ -16,6 +17,7 @@ import io
 import json
 import statistics
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.util import find_spec
@@ -29,7 +31,7 @@ from tqdm import tqdm
 
 from benchmarks.codecs import FORMATS, Search
 from benchmarks.metrics import Dists, Lpips
-from benchmarks.runs import command, photos, versions, write_json
+from benchmarks.runs import command, middle, photos, versions, write_json
 from pillow_sdl import decode, reading
 
 MAP_RATE: Final = 0.15
@@ -40,6 +42,9 @@ FONTS: Final = ("DejaVuSans.ttf", "DejaVuSerif.ttf", "DejaVuSansMono.ttf")
 SIZES: Final = (9, 12, 16)
 SIDE: Final = 512
 """Fonts and sizes of the rendered pages, and the pages' sides, in pixels."""
+
+TIMES: Final = 5
+"""How often times are taken.  The first time of each kind does not count."""
 
 SIGN_SHARE: Final = 0.9
 """guard_share for photographed pages, which hold nothing but text."""
@@ -286,6 +291,34 @@ def measure_faces(paths: list[Path], most: int) -> dict[str, Any]:
     }
 
 
+# Times
+
+
+def measure_times(path: Path) -> dict[str, Any]:
+    """Return what the map and the guard cost in time, for the middle of a photo."""
+    image = middle(path, SIDE)
+    kinds: dict[str, dict[str, Any]] = {
+        "neither": {"fidelity": False, "guard": "off"},
+        "map": {"guard": "off"},
+        "map and guard": {"guard": "auto"},
+        "map and named box": {"guard": [(160, 160, 352, 352)]},
+    }
+    seconds: dict[str, dict[str, list[float]]] = {kind: {"encode_s": [], "decode_s": []} for kind in kinds}
+    for _ in range(TIMES + 1):
+        for kind, options in kinds.items():
+            stream = io.BytesIO()
+            start = time.perf_counter()
+            image.save(stream, "SDL", **options)
+            between = time.perf_counter()
+            _opened(stream.getvalue())
+            seconds[kind]["encode_s"].append(between - start)
+            seconds[kind]["decode_s"].append(time.perf_counter() - between)
+    medians = {
+        kind: {name: statistics.median(values[1:]) for name, values in found.items()} for kind, found in seconds.items()
+    }
+    return {"photo": path.stem, "side": SIDE, "medians": medians}
+
+
 def run(
     images: Path,
     faces: Path,
@@ -294,20 +327,21 @@ def run(
     metrics: Path,
     output: Path,
     *,
+    parts: list[str],
     most_faces: int,
     limit: int | None,
 ) -> None:
-    """Measure everything, write `output`, a JSON file, and print the means."""
-    found: dict[str, Any] = {"command": command(), "versions": versions()}
-    found["text"] = measure_text(fonts)
-    found["signs"] = measure_signs(signs)
-    found["faces"] = measure_faces(photos(faces, None), most_faces)
-    found["photos"] = measure_photos(photos(images, limit), metrics)
-    write_json(output, found)
-    for part, figures in (
-        ("text", "mean_error_rates"),
-        ("signs", "mean_differences"),
-        ("faces", "mean_distances"),
-        ("photos", "means"),
-    ):
+    """Measure some parts, replace them in `output`, a JSON file, and print their means."""
+    measures: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
+        "text": (lambda: measure_text(fonts), "mean_error_rates"),
+        "signs": (lambda: measure_signs(signs), "mean_differences"),
+        "faces": (lambda: measure_faces(photos(faces, None), most_faces), "mean_distances"),
+        "photos": (lambda: measure_photos(photos(images, limit), metrics), "means"),
+        "times": (lambda: measure_times(photos(images, 1)[0]), "medians"),
+    }
+    found: dict[str, Any] = json.loads(output.read_text()) if output.exists() else {}
+    for part in parts:
+        measure, figures = measures[part]
+        found[part] = {"command": command(), "versions": versions()} | measure()
+        write_json(output, found)
         print(part, json.dumps(found[part][figures], indent=1))

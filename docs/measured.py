@@ -288,6 +288,14 @@ def fidelity_tables(found: Results) -> str:
         table(["file", "mean distance"], [[kind, f"{value:.3f}"] for kind, value in faces["mean_distances"].items()]),
         f'With `guard="faces"` {faces["better_with_guard"]} of {faces["faces"]} faces are nearer than without.',
     ]
+    if times := found.get("times"):
+        parts += [
+            f"Times for the middle of a Kodak photo, {times['side']} x {times['side']} pixels, two threads, medians:",
+            table(
+                ["file", "encode", "decode"],
+                [[kind, _time(row["encode_s"]), _time(row["decode_s"])] for kind, row in times["medians"].items()],
+            ),
+        ]
     means = photos["means"]
     count, above = len(photos["rows"]), means["auto"]["cells_above_bound"] + means["off"]["cells_above_bound"]
     parts.append(

@@ -742,6 +742,24 @@ def test_times_of_both_payloads_are_measured(tmp_path: Path, monkeypatch: pytest
         main()
 
 
+def test_one_part_of_the_guards_figures_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other parts of the results stay as they are."""
+    results, photos = tmp_path / "fidelity.json", tmp_path / "photos"
+    results.write_text(json.dumps({"text": "of an earlier run"}))
+    photos.mkdir()
+    with Image.open(ROOT / "docs" / "grace_hopper.jpg") as image:
+        image.save(photos / "a.png")
+    monkeypatch.setattr("benchmarks.fidelity.TIMES", 1)
+    folders = [word for name in ("images", "faces", "fonts", "signs", "metrics") for word in (f"--{name}", str(photos))]
+    monkeypatch.setattr("sys.argv", ["benchmarks", "fidelity", *folders, "--parts", "times", "--output", str(results)])
+    main()
+    found = json.loads(results.read_text())
+    assert found["text"] == "of an earlier run"
+    seconds = found["times"]["medians"]
+    assert 0 < seconds["neither"]["encode_s"] < seconds["map and named box"]["encode_s"]
+    assert all(row["decode_s"] > 0 for row in seconds.values())
+
+
 def test_the_chart_shows_every_format_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A small SVG with the names of all formats as text, the same at every run, and a PNG."""
     rows = [

@@ -226,9 +226,8 @@ def test_patches_take_at_most_their_share(share: float) -> None:
 
 def test_a_box_without_harm_is_stored_in_part() -> None:
     """Cells of equal harm are taken in their order, until there is no room."""
-    original = np.asarray(photo())
-    decoded = original.copy()
-    decoded[::2] = np.where(decoded[::2] < 128, decoded[::2] + 3, decoded[::2] - 3)
+    original = np.asarray(photo()).clip(0, 240)
+    decoded = original + 12
     cells = np.ones((16, 20), bool)
     assert not guard.harm(original, decoded).any()
     found = guard.choose(original, decoded, 1500, cells)

@@ -60,7 +60,8 @@ class Layout:
 
     base: channels of `z`, the latent at 1/8.   width: channels of the trunk blocks.
     coarse_width: channels of the blocks at 1/16.   fine_width: channels of the decoder's blocks at 1/8 beside the trunk.
-    encoder, decoder: numbers of trunk blocks at 1/2, 1/4 and 1/8.
+    encoder, decoder: numbers of trunk blocks at 1/2, 1/4 and 1/8.  TAESD3 has three each.  Those that changed next to
+    nothing when they were left out are left out.
     coarse: number of the encoder's blocks at 1/16.
     fine: numbers of the decoder's blocks at 1/16, and at 1/8 beside the trunk.
     """
@@ -69,8 +70,8 @@ class Layout:
     width: int = 64
     coarse_width: int = 192
     fine_width: int = 128
-    encoder: tuple[int, int, int] = (3, 3, 3)
-    decoder: tuple[int, int, int] = (3, 3, 3)
+    encoder: tuple[int, int, int] = (1, 2, 3)
+    decoder: tuple[int, int, int] = (3, 2, 2)
     coarse: int = 3
     fine: tuple[int, int] = (2, 2)
 
