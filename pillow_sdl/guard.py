@@ -61,6 +61,9 @@ FEW_COLOURS: Final = 6.0
 MOST_REDUCED: Final = 4
 """How many times fewer bytes a drawing can take at most after its colours were reduced, about."""
 
+MOST_CRUNCHED: Final = 1.5
+"""How many times fewer bytes WebP's slowest coding without loss takes than its fastest one at most, about."""
+
 GOOD: Final = 16.0
 """Mean square error, in squared levels, that is good enough.  Of codings as good as that, the smallest is taken."""
 
@@ -257,22 +260,26 @@ def choose(
 
 def _improved(original: NDArray[np.uint8], decoded: NDArray[np.uint8], cells: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Return those of some cells that a patch shows better than the decoder, bool (rows, columns)."""
+    patches = _patches(original, cells, 2**31, MIDDLE_QUALITY, lossy=True)
+    if patches is None:  # There are too many.
+        return cells
     better = np.zeros_like(cells)
-    patches = _patches(original, cells, 2**31, MIDDLE_QUALITY)
-    if patches is not None:
-        for rect, pixels in zip(patches.rects, stored.decode(patches), strict=True):
-            target = original[rect.pixels].astype(np.float32)
-            height, width = target.shape[:2]
-            before = np.square(decoded[rect.pixels] - target).mean(2)
-            after = np.square(pixels[:height, :width] - target).mean(2)
-            better[rect.slices] = _in_cells(after).mean(2) < _in_cells(before).mean(2)
+    for rect, pixels in zip(patches.rects, stored.decode(patches), strict=True):
+        target = original[rect.pixels].astype(np.float32)
+        height, width = target.shape[:2]
+        before = np.square(decoded[rect.pixels] - target).mean(2)
+        after = np.square(pixels[:height, :width] - target).mean(2)
+        better[rect.slices] = _in_cells(after).mean(2) < _in_cells(before).mean(2)
     return better
 
 
-def _patches(original: NDArray[np.uint8], cells: NDArray[np.bool_], limit: int, highest: int) -> Patches | None:
+def _patches(
+    original: NDArray[np.uint8], cells: NDArray[np.bool_], limit: int, highest: int, *, lossy: bool = False
+) -> Patches | None:
     """Return cells (rows, columns) as patches, with the best coding of at most `limit` bytes.
 
-    highest: best WebP quality that is tried.   None if there is no cell, or if there is no coding that fits.
+    highest: best WebP quality that is tried.   lossy: whether codings without loss are not tried.
+    None if there is no cell, or if there is no coding that fits.
     """
     height, width = original.shape[:2]
     rects = sorted(_rects(cells), key=lambda rect: (-rect.rows, -rect.columns, rect.top, rect.left))
@@ -286,27 +293,32 @@ def _patches(original: NDArray[np.uint8], cells: NDArray[np.bool_], limit: int, 
     for place, piece in zip(places, pieces, strict=True):
         atlas[place.pixels] = piece
     empty = Patches(tuple(rects), columns, 0, b"")
-    found = _coded(Image.fromarray(atlas), limit - len(stored.pack(empty, width, height)), highest)
+    room = limit - len(stored.pack(empty, width, height))
+    found = _coded(Image.fromarray(atlas), room, highest, lossy=lossy)
     return None if found is None else empty._replace(method=found[0], data=found[1])
 
 
-def _coded(atlas: Image.Image, limit: int, highest: int) -> tuple[int, bytes] | None:
+def _coded(atlas: Image.Image, limit: int, highest: int, *, lossy: bool) -> tuple[int, bytes] | None:
     """Return the method and the data of an atlas with the least error of at most `limit` bytes.  None if none fits.
 
     Letters and drawings on even ground are smallest without loss after their colours were reduced to a few.
     """
-    lossy: dict[int, bytes] = {}
+    known: dict[int, bytes] = {}
 
     def size(quality: int) -> int:
-        lossy[quality] = stored.chunk(_webp(atlas, quality=quality, method=6))[1]
-        return len(lossy[quality])
+        known[quality] = stored.chunk(_webp(atlas, quality=quality, method=6))[1]
+        return len(known[quality])
 
     qualities = range(WEBP_QUALITY[0], highest + 1, QUALITY_STEP)
     count = bisect_right(qualities, limit, key=size)
-    found = [(0, lossy[qualities[count - 1]])] if count else []
-    if _error(atlas, _reduced(atlas, max(COLOURS))) < DRAWN:
-        drawn = (_reduced(atlas, colours) for colours in COLOURS)
-        found += [stored.chunk(_webp(picture, lossless=True, quality=100, method=6)) for picture in drawn]
+    found = [(0, known[qualities[count - 1]])] if count else []
+    if not lossy and _error(atlas, _reduced(atlas, max(COLOURS))) < DRAWN:
+        for colours in COLOURS:
+            picture = _reduced(atlas, colours)
+            # A photo of few colours takes seconds with slower codings, and is too large in the end.
+            if len(_webp(picture, lossless=True, quality=0, method=0)) > MOST_CRUNCHED * limit:
+                break
+            found.append(stored.chunk(_webp(picture, lossless=True, quality=90, method=6)))
     found = [(method, data) for method, data in found if len(data) <= limit]
     if not found:
         return None

@@ -540,16 +540,6 @@ def test_a_drawing_takes_at_most_its_target_size() -> None:
     assert 0 < error(images.opened(less), picture, whole) < error(images.opened(latent), picture, whole)
 
 
-def test_a_drawing_of_few_colours_needs_no_latent_of_the_size() -> None:
-    """The target is smaller than the smallest latent."""
-    shades = Image.linear_gradient("L").resize((1600, 1200)).point(lambda value: 100 + 60 * (value // 128) + value % 2)
-    picture = shades.convert("RGB")
-    least = len(images.saved(picture, quality=0, guard="off", fidelity=False))
-    data = images.saved(picture, target_bytes=least - 1)
-    assert len(data) < least
-    assert guarded(data)
-
-
 @pytest.mark.parametrize("chosen", [{"guard": "off"}, {"effort": options.GUARD_EFFORT - 1}])
 def test_a_drawing_is_a_latent_if_it_is_asked_for(chosen: dict[str, Any]) -> None:
     """Both ways to ask are documented."""
