@@ -594,14 +594,15 @@ def test_an_interrupt_waits_until_a_file_is_written() -> None:
 
 def test_ctrl_c_during_a_write_leaves_a_whole_file(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The signal comes after the temporary file was made, where atomic.py alone could not delete it."""
-    make = tempfile.mkstemp
+    open_path = Path.open
 
-    def interrupted(**options: Any) -> tuple[int, str]:
-        found = make(**options)
-        signal.raise_signal(signal.SIGINT)
+    def interrupted(path: Path, mode: str = "r", **options: Any) -> Any:
+        found = open_path(path, mode, **options)
+        if mode == "xb":
+            signal.raise_signal(signal.SIGINT)
         return found
 
-    monkeypatch.setattr(tempfile, "mkstemp", interrupted)
+    monkeypatch.setattr(Path, "open", interrupted)
     out = tmp_path / "out"
     assert cli.main(["encode", "-r", str(tree / "z"), str(tree / "sub"), "-o", str(out)]) == 130
     assert contents(out).keys() == {"e.sdl"}

@@ -45,6 +45,7 @@ LAYERS: list[dict[str, set[str]]] = [
         "guard": {"PIL", "numpy"},
         "moving": {"numpy"},
         "player": {"numpy"},
+        "coding": {"numpy"},
         "encode": {"numpy"},
         "decode": {"numpy"},
         "reading": {"PIL"},
