@@ -2290,7 +2290,7 @@ def bad_frames_varint() -> Vector:
 
 
 @vector
-def bad_frames_rectangles() -> Vector:
+def limit_frames_rectangles() -> Vector:
     """A frame that announces 1025 rectangles."""
     return refused(animated(moving(tail=varint(40) + varint(2 * 1025), count=1)), "L-08", "limit")
 

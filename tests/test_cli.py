@@ -451,7 +451,7 @@ def test_warnings_of_pillow_are_messages(
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("notes.txt", "notes.txt: cannot identify image file"),
+        ("notes.txt", "argument --guard: notes.txt: "),
         ("missing.png", "guard must be"),
         ("1,2,3,4; " * 99, "guard must be"),
     ],

@@ -446,7 +446,7 @@ def test_the_start_has_the_layers_of_the_tiny_autoencoder(teacher_folder: Path) 
     from diffusers import AutoencoderTiny
 
     teacher = start.Teacher(teacher_folder, torch.device("cpu"))
-    autoencoder = EmbeddedAutoencoder(replace(NARROW, base=teacher.base)).eval()
+    autoencoder = EmbeddedAutoencoder(replace(NARROW, base=teacher.base, encoder=(3, 3, 3), decoder=(3, 3, 3))).eval()
     start.take_over(autoencoder, teacher)
     reference: Any = AutoencoderTiny.from_pretrained(teacher_folder)  # type: ignore[no-untyped-call]
     pixels = photo_tensor(64, 48)
