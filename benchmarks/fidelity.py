@@ -8,7 +8,7 @@
 - times: seconds to encode and decode with and without map and guard.
 
 Tesseract is Debian's program.  Faces are found and embedded by dlib, with the networks of face_recognition_models.
-This detector of faces is not the guard's, and finds more.
+This detector of faces is not the guard's.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import io
 import json
 import statistics
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.util import find_spec
@@ -31,7 +30,7 @@ from tqdm import tqdm
 
 from benchmarks.codecs import FORMATS, Search
 from benchmarks.metrics import Dists, Lpips
-from benchmarks.runs import command, middle, photos, versions, write_json
+from benchmarks.runs import command, median_seconds, middle, photos, versions, write_json
 from pillow_sdl import decode, reading
 
 MAP_RATE: Final = 0.15
@@ -44,7 +43,7 @@ SIDE: Final = 512
 """Fonts and sizes of the rendered pages, and the pages' sides, in pixels."""
 
 TIMES: Final = 5
-"""How often times are taken.  The first time of each kind does not count."""
+"""Calls that a time is the median of."""
 
 SIGN_SHARE: Final = 0.9
 """guard_share for photographed pages, which hold nothing but text."""
@@ -303,19 +302,14 @@ def measure_times(path: Path) -> dict[str, Any]:
         "map and guard": {"guard": "auto"},
         "map and named box": {"guard": [(160, 160, 352, 352)]},
     }
-    seconds: dict[str, dict[str, list[float]]] = {kind: {"encode_s": [], "decode_s": []} for kind in kinds}
-    for _ in range(TIMES + 1):
-        for kind, options in kinds.items():
-            stream = io.BytesIO()
-            start = time.perf_counter()
-            image.save(stream, "SDL", **options)
-            between = time.perf_counter()
-            _opened(stream.getvalue())
-            seconds[kind]["encode_s"].append(between - start)
-            seconds[kind]["decode_s"].append(time.perf_counter() - between)
-    medians = {
-        kind: {name: statistics.median(values[1:]) for name, values in found.items()} for kind, found in seconds.items()
-    }
+    medians = {}
+    for kind, options in kinds.items():
+        stream = io.BytesIO()
+        image.save(stream, "SDL", **options)
+        medians[kind] = {
+            "encode_s": median_seconds(partial(image.save, io.BytesIO(), "SDL", **options), TIMES),
+            "decode_s": median_seconds(partial(_opened, stream.getvalue()), TIMES),
+        }
     return {"photo": path.stem, "side": SIDE, "medians": medians}
 
 

@@ -16,15 +16,12 @@ from PIL import Image
 
 from .fidelity_map import RADIUS, detail, luminance
 from .format import patches as stored
-from .format.patches import CELL, MAX_ATLAS, Patches, Rect
+from .format.patches import CELL, MAX_ATLAS, STRIP, Patches, Rect
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
-
-STRIP: Final = 8
-"""Rows of cells that `harm` looks at together.  Floats take four times the memory of pixels."""
 
 QUIET: Final = 0.35
 """Quantile of the gradients of a cell that counts as its background."""
@@ -62,7 +59,7 @@ MOST_REDUCED: Final = 4
 """How many times fewer bytes a drawing can take at most after its colours were reduced, about."""
 
 MOST_CRUNCHED: Final = 1.5
-"""How many times fewer bytes WebP's slowest coding without loss takes than its fastest one at most, about."""
+"""How many times fewer bytes WebP's slow coding without loss takes than its fastest one at most, about."""
 
 GOOD: Final = 16.0
 """Mean square error, in squared levels, that is good enough.  Of codings as good as that, the smallest is taken."""
@@ -261,7 +258,7 @@ def choose(
 def _improved(original: NDArray[np.uint8], decoded: NDArray[np.uint8], cells: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Return those of some cells that a patch shows better than the decoder, bool (rows, columns)."""
     patches = _patches(original, cells, 2**31, MIDDLE_QUALITY, lossy=True)
-    if patches is None:  # There are too many.
+    if patches is None:  # There are no cells, or too many patches.
         return cells
     better = np.zeros_like(cells)
     for rect, pixels in zip(patches.rects, stored.decode(patches), strict=True):

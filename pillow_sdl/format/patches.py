@@ -34,7 +34,7 @@ FEATHER: Final = 4
 """Pixels over which a patch fades in from its edges."""
 
 STRIP: Final = 4
-"""Rows of cells that are blended at a time, so that memory stays bounded."""
+"""Rows of cells that are computed at a time, so that memory stays bounded."""
 
 METHODS: Final = (b"VP8 ", b"VP8L")
 """Names of the WebP chunk, by the method: lossy, lossless."""

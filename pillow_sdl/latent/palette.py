@@ -127,8 +127,7 @@ class PaletteQuantizer:
     ) -> Coded:
         """Find a palette of at most `level` + 1 entries, and code it and the indices.  `refine` is not used."""
         entries, indices = fit_indices(latent, level + 1, dither=choices.dither)
-        data, section = pack_indices(indices), pack(entries, dithered=choices.dither)
-        return Coded(0, _zstd_method(), data, section, _quantized(entries, indices, dithered=choices.dither))
+        return Coded(0, _zstd_method(), pack_indices(indices), pack(entries, dithered=choices.dither))
 
     def decode(self, coded: Coded, space: Space, shape: tuple[int, int, int]) -> Quantized:
         """Return the levels of the vectors that the indices stand for.
@@ -147,13 +146,8 @@ class PaletteQuantizer:
             raise MalformedError(msg, section="P", rule="K-01")
         entries, dithered = unpack(coded.palette)
         indices = unpack_indices(coded.latent, shape[1:], len(entries))
-        return _quantized(entries, indices, dithered=dithered)
-
-
-def _quantized(entries: NDArray[np.uint8], indices: NDArray[np.uint8], *, dithered: bool) -> Quantized:
-    """Return the levels of the vectors that indices (h, w) stand for, of a palette (K, 4)."""
-    found = symbols(entries, indices)
-    return Quantized(found, None, noise(entries, indices, dithered=dithered), lambda: dequantize(found))
+        found = symbols(entries, indices)
+        return Quantized(found, None, noise(entries, indices, dithered=dithered), lambda: dequantize(found))
 
 
 def _zstd_method() -> int:
