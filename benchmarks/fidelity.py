@@ -17,6 +17,7 @@ import io
 import json
 import statistics
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.util import find_spec
@@ -30,8 +31,8 @@ from tqdm import tqdm
 
 from benchmarks.codecs import FORMATS, Search
 from benchmarks.metrics import Dists, Lpips
-from benchmarks.runs import command, median_seconds, middle, photos, versions, write_json
-from pillow_sdl import decode, reading
+from benchmarks.runs import command, middle, photos, versions, write_json
+from pillow_sdl import decode, reading, registry
 
 MAP_RATE: Final = 0.15
 RATE: Final = 0.25
@@ -43,7 +44,7 @@ SIDE: Final = 512
 """Fonts and sizes of the rendered pages, and the pages' sides, in pixels."""
 
 TIMES: Final = 5
-"""Calls that a time is the median of."""
+"""How often times are taken.  The first time of each kind does not count."""
 
 SIGN_SHARE: Final = 0.9
 """guard_share for photographed pages, which hold nothing but text."""
@@ -302,14 +303,19 @@ def measure_times(path: Path) -> dict[str, Any]:
         "map and guard": {"guard": "auto"},
         "map and named box": {"guard": [(160, 160, 352, 352)]},
     }
-    medians = {}
-    for kind, options in kinds.items():
-        stream = io.BytesIO()
-        image.save(stream, "SDL", **options)
-        medians[kind] = {
-            "encode_s": median_seconds(partial(image.save, io.BytesIO(), "SDL", **options), TIMES),
-            "decode_s": median_seconds(partial(_opened, stream.getvalue()), TIMES),
-        }
+    seconds: dict[str, dict[str, list[float]]] = {kind: {"encode_s": [], "decode_s": []} for kind in kinds}
+    for _ in range(TIMES + 1):
+        for kind, options in kinds.items():  # In turn, so that a slow moment of the machine meets all kinds.
+            stream = io.BytesIO()
+            start = time.perf_counter()
+            image.save(stream, "SDL", **options)
+            between = time.perf_counter()
+            _opened(stream.getvalue())
+            seconds[kind]["encode_s"].append(between - start)
+            seconds[kind]["decode_s"].append(time.perf_counter() - between)
+    medians = {
+        kind: {name: statistics.median(values[1:]) for name, values in found.items()} for kind, found in seconds.items()
+    }
     return {"photo": path.stem, "side": SIDE, "medians": medians}
 
 
@@ -336,6 +342,7 @@ def run(
     found: dict[str, Any] = json.loads(output.read_text()) if output.exists() else {}
     for part in parts:
         measure, figures = measures[part]
-        found[part] = {"command": command(), "versions": versions()} | measure()
+        models = {model.name: model.weights.sha256 for model in registry.load().models if model.weights}
+        found[part] = {"command": command(), "versions": versions(), "setting": {"models": models}} | measure()
         write_json(output, found)
         print(part, json.dumps(found[part][figures], indent=1))

@@ -304,7 +304,8 @@ def fidelity_tables(found: Results) -> str:
         f"{100 * means['auto']['patch_share']:.1f} % of the bytes as pixels. At equal bytes LPIPS is "
         f"{means['auto']['lpips']:.4f} with the guard and {means['off']['lpips']:.4f} without."
     )
-    return "\n\n".join(parts)
+    notes = {model_note(part) for part in (text, signs, faces, photos)} - {""}
+    return "\n\n".join([*parts, *(f"Text, faces and photos: {note}" for note in sorted(notes))])
 
 
 def animation_tables(found: Results) -> str:
