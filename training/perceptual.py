@@ -32,7 +32,7 @@ class FastDists(Dists):
                 setattr(self, name, found.contiguous(memory_format=torch.channels_last) if found.ndim == 4 else found)
 
     def features(self, pixels: Tensor) -> list[Tensor]:
-        """Return the pixels and the last activation of each of VGG-16's five stages, float32."""
+        """Return the pixels, float32, and the last activation of each of VGG-16's five stages, bfloat16."""
         found = [pixels]
         x = ((pixels - self.mean) / self.std).bfloat16()
         for stage in self.STAGES:
@@ -43,20 +43,28 @@ class FastDists(Dists):
             for index in stage:
                 weight, bias = getattr(self, f"conv{index}_weight"), getattr(self, f"conv{index}_bias")
                 x = F.relu(F.conv2d(x, weight, bias, padding=1))
-            found.append(x.float())
+            found.append(x)
         return found
+
+    def distance(self, x: list[Tensor], y: list[Tensor]) -> Tensor:
+        """Return the distances (B,) of images whose features are given."""
+        return super().distance([a.float() for a in x], [b.float() for b in y])
 
 
 class Perceptual:
     """Both metrics on a device.
 
     folder: of their weights.   crops: crops of a batch that DISTS sees; 0: none.   float32: no bfloat16 in DISTS.
+    compiled: compile DISTS' statistics, which needs a C++ compiler.  A step of training then takes a fifth less time.
     """
 
-    def __init__(self, folder: Path, device: torch.device, crops: int, *, float32: bool = False) -> None:
+    def __init__(
+        self, folder: Path, device: torch.device, crops: int, *, float32: bool = False, compiled: bool = False
+    ) -> None:
         self.crops = crops
         self.lpips = Lpips(folder).to(device)
         self.dists = channels_last(Dists(folder) if float32 else FastDists(folder)).to(device)
+        self._distance = torch.compile(self.dists.distance, dynamic=False) if compiled else self.dists.distance
 
     def __call__(self, output: Tensor, pixels: Tensor, offset: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Return LPIPS (B,), and DISTS of the first crops (n,), of pictures (B, 3, H, W) in 0..1.
@@ -72,4 +80,4 @@ class Perceptual:
                 return lpips, lpips.new_zeros(0)
             with torch.no_grad():
                 reference = self.dists.features(pixels[: self.crops])
-            return lpips, self.dists.distance(self.dists.features(output[: self.crops]), reference)
+            return lpips, self._distance(self.dists.features(output[: self.crops]), reference)

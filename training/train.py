@@ -203,6 +203,7 @@ def options_of(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--synthetic", type=float, default=0.12, help="share of crops that are drawn on")
     parser.add_argument("--float32", action="store_true", help="do not use bfloat16")
+    parser.add_argument("--compile", action="store_true", help="compile a part of the loss; needs a C++ compiler")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--every", type=int, default=250, help="steps between checkpoints")
     return parser.parse_args(arguments)
@@ -269,7 +270,7 @@ def main(arguments: list[str] | None = None) -> None:
             adversary.load_state_dict(state["adversary"])
         print(f"goes on from step {step}", flush=True)
     crops_seen = options.dists_crops if options.dists_weight else 0
-    perceptual = Perceptual(options.metrics, device, crops_seen, float32=options.float32)
+    perceptual = Perceptual(options.metrics, device, crops_seen, float32=options.float32, compiled=options.compile)
     metrics = Lpips(options.metrics).to(device), Dists(options.metrics).to(device)
     photos = Photos(options.data, options.crop)
     held_out = Photos(options.validation, VALIDATION_CROP) if options.validation else None
