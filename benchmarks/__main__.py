@@ -112,6 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     folders.add_argument("--jobs", type=int, default=2, help="worker processes (default %(default)s)")
     folders.add_argument("--singles", type=int, help="pictures that get a process each; default: all")
     folders.add_argument("--repeats", type=int, default=1, help="runs that a rate is the median of")
+    folders.add_argument("--ray", action="store_true", help="also measure a Ray of this machine")
     _add_output(folders, RESULTS / "folders.json")
 
     autoload = commands.add_parser("autoload", help="time that `sdl autoload enable` adds to a start of Python")

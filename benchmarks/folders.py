@@ -1,7 +1,9 @@
 """Measure how fast the program encodes many files, and the memory of each process.
 
-Compared are one process for all files, with all processors and with one thread, several worker processes, and one
-process for each file, as a loop in a shell starts them.  Every run is a fresh process that starts with the interpreter and ends with its last file.
+It compares one process for all files, with all processors and with one thread; several worker processes; one process
+for each file, as a loop in a shell starts them; and, if asked, a Ray cluster of this machine with as many actors as
+workers.  Every run is a fresh process.  Its time begins with the start of the interpreter and ends with the last file.
+The cluster runs already.
 """
 
 from __future__ import annotations
@@ -17,13 +19,17 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from PIL import Image
 from tqdm import tqdm
 
 from benchmarks.runs import command, photos, versions, write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 PROGRAM: Final = (sys.executable, "-m", "pillow_sdl")
 
@@ -97,21 +103,47 @@ def _memory(made: list[Path], sources: list[Path], folder: Path) -> dict[str, fl
     return found
 
 
+@contextmanager
+def _cluster(cpus: int) -> Iterator[None]:
+    """Keep a Ray of this machine running, with its workers at the priority of this process."""
+    program = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--port=0"]
+    options = [f"--num-cpus={cpus}", "--include-dashboard=false", "--disable-usage-stats"]
+    node = subprocess.Popen(  # noqa: S603
+        [*program, *options], env=os.environ | {"RAY_worker_niceness": "0"}, stdout=subprocess.PIPE, text=True
+    )
+    assert node.stdout is not None
+    try:
+        for line in node.stdout:
+            if "Ray runtime started" in line:
+                break
+        else:
+            msg = f"ray start ended with status {node.wait()}"
+            raise RuntimeError(msg)
+        yield
+    finally:
+        node.terminate()
+        node.wait()
+        node.stdout.close()
+
+
 def run(
-    photos_folder: Path, output: Path, *, count: int, side: int, jobs: int, singles: int | None, repeats: int
+    photos_folder: Path, output: Path, *, count: int, side: int, jobs: int, singles: int | None, repeats: int, ray: bool
 ) -> None:
     """Measure with parts of the photos in a folder, write `output`, a JSON file, and print it.
 
     count: number of pictures.   side: of each in pixels.   jobs: number of worker processes.
-    singles: number of pictures that are encoded by a process each, None for all.   repeats: runs that a rate is the median of.
+    singles: number of pictures that are encoded by a process each, None for all.
+    repeats: runs that a rate is the median of.   ray: whether a Ray of this machine is measured too.
     """
     sources = photos(photos_folder, None)
     one, single, several = "one process", "one process with one thread", f"--jobs {jobs}"
     options = {one: ["--jobs", "1"], single: ["--jobs", "1", "--threads", "1"], several: ["--jobs", str(jobs)]}
+    if ray:
+        options["Ray"] = ["--ray", "auto", "--jobs", str(jobs)]
     each = "one process per file"
     pictures = dict.fromkeys(options, count) | {each: min(singles or count, count)}
     costs: dict[str, list[Cost]] = {way: [] for way in pictures}
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, _cluster(jobs) if ray else nullcontext():
         folder = Path(name)
         (inputs := folder / "in").mkdir()
         made = make_photos(sources, inputs, count, side)
@@ -136,7 +168,7 @@ def run(
         "side": side,
         "images_per_second": rates,
         "cpu_seconds_per_image": cpu,
-        "ratios": {f"{several} to {way}": rates[several] / rates[way] for way in (one, single, each)},
+        "ratios": {f"{several} to {way}": rates[several] / rates[way] for way in costs if way != several},
         "worker_peak": memory,
         "runs": {way: [cost._asdict() for cost in costs[way]] for way in costs},
     }

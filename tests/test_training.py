@@ -64,7 +64,7 @@ ROOT = Path(__file__).parent.parent
 GRACE = ROOT / "docs" / "grace_hopper.jpg"
 
 NARROW = Layout(width=16, coarse_width=16, fine_width=16)
-TINY = replace(NARROW, base=4, encoder=(1, 1, 1), decoder=(1, 1, 1), coarse=1, fine=(1, 1))
+TINY = replace(NARROW, base=4, channels=16, encoder=(1, 1, 1), decoder=(1, 1, 1), coarse=1, fine=(1, 1))
 """Few channels, and one block in each place where training has several."""
 
 LPIPS_SHAPES = {"conv0": (64, 3, 11), "conv1": (192, 64, 5), "conv2": (384, 192, 3), "conv3": (256, 384, 3)}
@@ -467,7 +467,10 @@ def test_the_start_has_the_layers_of_the_tiny_autoencoder(teacher_folder: Path) 
 def test_a_start_is_made_and_can_be_trained(
     teacher_folder: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The components of the transform are uncorrelated, have the deviations of the file, and can be inverted."""
+    """The components of the transform are uncorrelated, have the deviations of the file, and can be inverted.
+
+    The other channels are random features.
+    """
     for name, value in (("BATCH", 2), ("CROP", 64), ("TRANSFORM_BATCHES", 3), ("TRANSFORM_CROP", 128)):
         monkeypatch.setattr(start, name, value)
     places = ["--data", str(data), "--metrics", str(data), "--run", str(tmp_path)]
@@ -480,9 +483,12 @@ def test_a_start_is_made_and_can_be_trained(
         latent = autoencoder.encoder(pixels)
         _, _, z = autoencoder.encoder.trunk(pixels)
         torch.testing.assert_close(autoencoder.decoder.transform(latent), F.pixel_unshuffle(z, 2), rtol=0, atol=1e-4)
-    values = latent.permute(0, 2, 3, 1).reshape(-1, 16).double()
-    covariance = (values.T @ values / len(values)).numpy()
-    deviation = torch.load(tmp_path / "start.pt", weights_only=True)["deviation"].double().numpy()
+    values = latent.permute(0, 2, 3, 1).reshape(-1, 64).double()
+    saved = torch.load(tmp_path / "start.pt", weights_only=True)["deviation"].double().numpy()
+    for channels in (values[:, 16:].std(0).numpy(), saved[16:]):
+        assert channels == pytest.approx(np.full(48, start.EXTRA_DEVIATION), rel=1e-3)
+    components, deviation = values[:, :16], saved[:16]
+    covariance = (components.T @ components / len(components)).numpy()
     assert np.abs(covariance - np.diag(np.maximum(deviation**2, 1e-4))).max() < 1e-3 * max(1, deviation[0] ** 2)
     assert (np.diff(deviation) <= 0).all()
     train.main(arguments(data, tmp_path / "run", "--init", str(tmp_path / "start.pt"), "--steps", "1"))

@@ -4,7 +4,8 @@
 
 The networks take the weights of a tiny autoencoder where both have the same layers.  The layers that replace its
 full-resolution stages are trained to give what those gave.  Then the Karhunen-Loeve transform of 2 x 2 positions of the
-latent is measured on training photos.  Writes RUN/start.pt.
+latent is measured on training photos.  Channels beyond that transform begin as random features that the tiny
+autoencoder's latent does not hold.  Writes RUN/start.pt.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ import argparse
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.metrics import Lpips
@@ -25,9 +26,6 @@ from pillow_sdl.models.networks.embedded import Block, EmbeddedAutoencoder, Layo
 from training import muon
 from training.data import Photos
 from training.loop import channels_last, default_device, descend, half_cosine, running_mean
-
-if TYPE_CHECKING:
-    from torch import nn
 
 LEARNING_RATE: Final = 1.5e-3
 WARM_UP: Final = 30
@@ -39,9 +37,19 @@ TRANSFORM_BATCHES: Final = 40
 TRANSFORM_CROP: Final = 256
 """Batches and pixels of the crops that the transform is measured on."""
 
+EXTRA_DEVIATION: Final = 0.5
+"""Standard deviation of each channel beyond the transform, before any training."""
+
+TRUNK: Final = ("at2", "down4", "at4", "down8", "at8", "up4", "up2")
+"""Layers that follow the new ones at a lower learning rate."""
+
 ENCODER_STAGES: Final = (("at2", 3), ("at4", 7), ("at8", 11))
 DECODER_STAGES: Final = (("at8", 2), ("at4", 7), ("at2", 12))
 """Stages of three blocks, and the number of the first one's layer in the tiny autoencoder."""
+
+
+KEPT: Final = {1: (0,), 2: (0, 2), 3: (0, 1, 2)}
+"""Which of a stage's three blocks are taken over, by their number.  Without the second one least changes."""
 
 
 class Teacher:
@@ -91,11 +99,13 @@ def take_over(network: EmbeddedAutoencoder, teacher: Teacher) -> None:
     """Copy the weights of all layers that both have."""
     encoder, decoder = network.encoder, network.decoder
     for name, first in ENCODER_STAGES:
+        count = len(getattr(encoder, name))
         for index, block in enumerate(getattr(encoder, name)):
-            copy(block.conv, teacher.encoder[first + index].conv)
+            copy(block.conv, teacher.encoder[first + KEPT[count][index]].conv)
     for name, first in DECODER_STAGES:
+        count = len(getattr(decoder, name))
         for index, block in enumerate(getattr(decoder, name)):
-            copy(block.conv, teacher.decoder[first + index].conv)
+            copy(block.conv, teacher.decoder[first + KEPT[count][index]].conv)
     copy(encoder.down4, teacher.encoder[6])
     copy(encoder.down8, teacher.encoder[10])
     copy(encoder.tail, teacher.encoder[14])
@@ -116,7 +126,9 @@ def train_new_layers(network: EmbeddedAutoencoder, teacher: Teacher, photos: Pho
     """
     encoder, decoder = network.encoder, network.decoder
     device = next(network.parameters()).device
-    networks = [(encoder.head, 1.0), (decoder.tail, 1.0), (encoder.at2, 0.2), (decoder.at2, 0.2), (decoder.at4, 0.2)]
+    networks = [(encoder.head, 1.0), (decoder.tail, 1.0)]
+    networks += [(layer, 0.2) for name, layer in encoder.named_children() if name in TRUNK]
+    networks += [(layer, 0.2) for name, layer in decoder.named_children() if name in TRUNK]
     optimizers = muon.optimizers(networks, LEARNING_RATE, 1.0)
     average = torch.optim.swa_utils.AveragedModel(network, multi_avg_fn=running_mean)
     begun = time.monotonic()
@@ -146,28 +158,37 @@ def train_new_layers(network: EmbeddedAutoencoder, teacher: Teacher, photos: Pho
 def measure_transform(network: EmbeddedAutoencoder, photos: Photos) -> Tensor:
     """Set both transforms to the Karhunen-Loeve transform of 2 x 2 positions of the tiny autoencoder's latent.
 
-    Returns the standard deviations of the components, float32 (C,), largest first.
+    Channels beyond the transform get random features of the encoder's blocks at 1/16, scaled to `EXTRA_DEVIATION`.
+    Returns the standard deviations of the channels, float32 (C,), those of the transform first, largest first.
     """
-    encoder, decoder = network.encoder.transform, network.decoder.transform
+    encoder, decoder = network.encoder, network.decoder
+    components = 4 * network.layout.base
+    last = encoder.coarse[-1]
+    nn.init.normal_(last.weight[components:])
     generator = np.random.default_rng(0)
-    found = []
+    found, extra = [], []
     for _ in range(TRANSFORM_BATCHES):
-        pixels = photos.batch(BATCH, TRANSFORM_CROP, generator).to(encoder.weight.device)
-        _, _, z = network.encoder.trunk(pixels)
+        pixels = photos.batch(BATCH, TRANSFORM_CROP, generator).to(last.weight.device)
+        _, at8, z = encoder.trunk(pixels)
         found.append(F.pixel_unshuffle(z, 2).permute(0, 2, 3, 1).flatten(0, 2))
-    values = torch.cat(found).double()
+        extra.append(encoder.coarse(at8)[:, components:].permute(0, 2, 3, 1).flatten(0, 2))
+    values, others = torch.cat(found).double(), torch.cat(extra)
     mean = values.mean(0)
     eigenvalues, vectors = torch.linalg.eigh((values - mean).T @ (values - mean) / len(values))
     matrix = vectors.flip(1).T.float()
     mean = mean.float()
-    assert encoder.bias is not None
-    assert decoder.bias is not None
-    encoder.weight.copy_(matrix[:, :, None, None])
-    encoder.bias.copy_(-matrix @ mean)
-    decoder.weight.copy_(matrix.T[:, :, None, None])
-    decoder.bias.copy_(mean)
-    deviation: Tensor = eigenvalues.flip(0).clamp_min(1e-4).sqrt().float()
-    return deviation
+    for transform in (encoder.transform, decoder.transform):
+        transform.weight.zero_()
+        transform.bias.zero_()
+    encoder.transform.weight[:components] = matrix[:, :, None, None]
+    encoder.transform.bias[:components] = -matrix @ mean
+    decoder.transform.weight[:, :components] = matrix.T[:, :, None, None]
+    decoder.transform.bias.copy_(mean)
+    scale = EXTRA_DEVIATION / others.std(0)
+    last.weight[components:] *= scale[:, None, None, None]
+    last.bias[components:] = -scale * others.mean(0)
+    deviation = eigenvalues.flip(0).clamp_min(1e-4).sqrt().float()
+    return torch.cat([deviation, deviation.new_full((network.layout.channels - components,), EXTRA_DEVIATION)])
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -58,7 +58,7 @@ RATE_FEATURES: Final = 32
 class Layout:
     """Sizes of an autoencoder.  The defaults are those of the shipped weights.
 
-    base: channels of `z`, the latent at 1/8.   width: channels of the trunk blocks.
+    base: channels of `z`, the latent at 1/8.   channels: of the latent.   width: channels of the trunk blocks.
     coarse_width: channels of the blocks at 1/16.   fine_width: channels of the decoder's blocks at 1/8 beside the trunk.
     encoder, decoder: numbers of trunk blocks at 1/2, 1/4 and 1/8.  TAESD3 has three each.  Those that changed next to
     nothing when they were left out are left out.
@@ -67,6 +67,7 @@ class Layout:
     """
 
     base: int = 16
+    channels: int = 64
     width: int = 64
     coarse_width: int = 192
     fine_width: int = 128
@@ -74,11 +75,6 @@ class Layout:
     decoder: tuple[int, int, int] = (3, 2, 2)
     coarse: int = 3
     fine: tuple[int, int] = (2, 2)
-
-    @property
-    def channels(self) -> int:
-        """Channels of the latent."""
-        return 4 * self.base
 
     # Every 3x3 convolution reaches one cell of its size farther.  A trunk block has three, a block has two.
 
