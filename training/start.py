@@ -164,6 +164,10 @@ def measure_transform(network: EmbeddedAutoencoder, photos: Photos) -> Tensor:
     encoder, decoder = network.encoder, network.decoder
     components = 4 * network.layout.base
     last = encoder.coarse[-1]
+    assert isinstance(last, nn.Conv2d)
+    assert last.bias is not None
+    assert encoder.transform.bias is not None
+    assert decoder.transform.bias is not None
     nn.init.normal_(last.weight[components:])
     generator = np.random.default_rng(0)
     found, extra = [], []
@@ -177,9 +181,9 @@ def measure_transform(network: EmbeddedAutoencoder, photos: Photos) -> Tensor:
     eigenvalues, vectors = torch.linalg.eigh((values - mean).T @ (values - mean) / len(values))
     matrix = vectors.flip(1).T.float()
     mean = mean.float()
-    for transform in (encoder.transform, decoder.transform):
-        transform.weight.zero_()
-        transform.bias.zero_()
+    for layer in (encoder.transform, decoder.transform):
+        for parameter in layer.parameters():
+            parameter.zero_()
     encoder.transform.weight[:components] = matrix[:, :, None, None]
     encoder.transform.bias[:components] = -matrix @ mean
     decoder.transform.weight[:, :components] = matrix.T[:, :, None, None]
