@@ -9,6 +9,7 @@ import statistics
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.report import COLOURS, METRICS
 from docs.tables import listed, table
 from pillow_sdl import registry
 
@@ -19,20 +20,8 @@ README_RATE: Final = 0.15
 
 NOT_MEASURED: Final = "Not measured for this release."
 
-METRICS: Final = {"lpips": ("LPIPS", 3), "dists": ("DISTS", 3), "psnr": ("PSNR dB", 1), "ms_ssim": ("MS-SSIM", 3)}
-"""Title and decimals of each metric, in the order of the tables' columns."""
-
-FEWER_IS_BETTER: Final = {"lpips", "dists"}
-
-COLOURS: Final = {
-    "SDL": "#c2410c",
-    "AVIF": "#0072b2",
-    "WebP": "#009e73",
-    "JPEG": "#666666",
-    "HEIC": "#56b4e9",
-    "JPEG XL": "#cc79a7",
-}
-"""Colours of the charts' lines, which colour-blind people can tell apart."""
+COLUMNS: Final = {"lpips": 3, "dists": 3, "psnr": 1, "ms_ssim": 3}
+"""Decimals of each metric, in the order of the tables' columns."""
 
 Results = dict[str, Any]
 Row = dict[str, Any]
@@ -82,11 +71,11 @@ def _targets(found: Results) -> list[float]:
 
 
 def _cells(mean: Row, metrics: tuple[str, ...]) -> list[str]:
-    return [f"{mean[metric]:.{METRICS[metric][1]}f}" for metric in metrics]
+    return [f"{mean[metric]:.{COLUMNS[metric]}f}" for metric in metrics]
 
 
 def _titles(metrics: tuple[str, ...]) -> list[str]:
-    return [f"{METRICS[metric][0]} {'↓' if metric in FEWER_IS_BETTER else '↑'}" for metric in metrics]
+    return [f"{METRICS[metric].title} {'↑' if METRICS[metric].higher_is_better else '↓'}" for metric in metrics]
 
 
 def rate_tables(found: Results) -> str:
@@ -96,11 +85,11 @@ def rate_tables(found: Results) -> str:
         rows, missed = [], []
         for mean in _points(found, target):
             star = r"\*" if mean["off_target"] else ""
-            rows.append([mean["format"], f"{mean['bpp']:.3f}{star}", *_cells(mean, tuple(METRICS))])
+            rows.append([mean["format"], f"{mean['bpp']:.3f}{star}", *_cells(mean, tuple(COLUMNS))])
             if mean["off_target"]:
                 missed.append(f"{mean['format']} {mean['off_target']} of {mean['photos']}")
         parts.append(f"### {target:.2f} bits per pixel\n")
-        parts.append(table(["format", "bits per pixel", *_titles(tuple(METRICS))], rows) + "\n")
+        parts.append(table(["format", "bits per pixel", *_titles(tuple(COLUMNS))], rows) + "\n")
         if missed:
             parts.append(
                 rf"\* Photos for which the format has no file within 10 % of the rate: {', '.join(missed)}."
@@ -118,8 +107,8 @@ def _change(percent: float | None) -> str:
 
 def _changes(pairs: dict[tuple[str, str], float | None], names: list[str], title: str) -> str:
     """Return a table of differences in bytes.   pairs: the differences in per cent, by name and metric."""
-    titles = [title, *(f"at equal {metric.removesuffix(' dB')}" for metric, _ in METRICS.values())]
-    return table(titles, [[name, *(_change(pairs[name, metric]) for metric in METRICS)] for name in names])
+    titles = [title, *(f"at equal {METRICS[metric].title.removesuffix(' dB')}" for metric in COLUMNS)]
+    return table(titles, [[name, *(_change(pairs[name, metric]) for metric in COLUMNS)] for name in names])
 
 
 def bd_rates(found: Results) -> str:
@@ -142,7 +131,7 @@ def summary(found: Results) -> str:
             if changes.get((name, metric)) is not None
         ]
         if against:
-            sentences.append(f"For the same {METRICS[metric][0].removesuffix(' dB')}, SDL takes {listed(against)}.")
+            sentences.append(f"For the same {METRICS[metric].title.removesuffix(' dB')}, SDL takes {listed(against)}.")
     photos = max(mean["photos"] for mean in found["means"])
     rates = _targets(found)
     about = f"These are means over {photos} photos and all rates from {rates[0]:.2f} to {rates[-1]:.2f} bits per pixel."
