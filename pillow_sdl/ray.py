@@ -127,6 +127,7 @@ def encode(
     num_gpus: float | None = None,
     memory: float | None = None,
     strip: bool = False,
+    keep_extension: bool = False,
     **options: Any,
 ) -> Any:
     """Encode files and folders of pictures on a Ray cluster.  Returns a report, a `pyarrow.Table`.
@@ -148,13 +149,14 @@ def encode(
     concurrency: number of actors.  None: as many as the cluster's CPUs and GPUs allow now.
     num_cpus, num_gpus, memory: what Ray reserves for an actor; memory in bytes.  An actor uses num_cpus threads, unless
         a setting says otherwise.
-    strip: whether Exif, XMP and the ICC profile are left out.   options: of `save`.
+    strip: whether Exif, XMP and the ICC profile are left out.
+    keep_extension: whether photo.jpg becomes photo.jpg.sdl instead of photo.sdl.   options: of `save`.
     Raises ValueError for invalid options and if two pictures have the same output, BackendError if Ray is missing,
     OSError if a folder cannot be listed.
     """
     EncodeOptions(**options)
     require()
-    plan = make_plan(paths, output, filesystem=filesystem, existing=existing)
+    plan = make_plan(paths, output, filesystem=filesystem, existing=existing, keep_extension=keep_extension)
     connect()
     work = Work(strip, options, plan.source, plan.target, num_cpus, num_gpus, memory)
     rows = [*plan.rows, *run(plan.jobs, work, concurrency)]
@@ -239,7 +241,9 @@ def _table(rows: list[dict[str, Any]]) -> Any:
 # The plan
 
 
-def make_plan(paths: Any, output: Any, *, filesystem: Any = None, existing: str = "skip") -> Plan:
+def make_plan(
+    paths: Any, output: Any, *, filesystem: Any = None, existing: str = "skip", keep_extension: bool = False
+) -> Plan:
     """Return the plan of `encode`.  Raises ValueError and OSError as it does."""
     if existing not in EXISTING:
         msg = f"existing must be one of {', '.join(EXISTING)}, not {existing!r}"
@@ -262,7 +266,7 @@ def make_plan(paths: Any, output: Any, *, filesystem: Any = None, existing: str 
                 ignored += 1
                 continue
             kept = info.path if top is None else posixpath.join(top, inside)
-            made = str(PurePosixPath(kept).with_suffix(SUFFIX))
+            made = kept + SUFFIX if keep_extension else str(PurePosixPath(kept).with_suffix(SUFFIX))
             other = found.setdefault(made, (info.path, info))[0]
             if other != info.path:
                 msg = f"{other} and {info.path} would both be written to {made}"

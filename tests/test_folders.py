@@ -337,6 +337,22 @@ def test_a_dry_run_makes_no_temporary_file(
     assert capsys.readouterr().err.startswith(f"sdl: {out / 'e.sdl'}: Permission denied\n")
 
 
+def test_outputs_can_keep_the_extensions_of_their_inputs(tmp_path: Path) -> None:
+    """Pictures that differ in the extension alone get different outputs, in a tree, in a folder and beside them."""
+    (folder := tmp_path / "photos").mkdir()
+    (out := tmp_path / "out").mkdir()
+    inputs = [folder / "a.jpg", folder / "a.png"]
+    for path in inputs:
+        images.gradient().save(path)
+    encode = ["encode", "--quiet", "--keep-extension", "--effort", "0"]
+    assert cli.main([*encode, "-r", str(folder), "-o", str(tmp_path / "tree")]) == 0
+    assert cli.main([*encode, *map(str, inputs), "-o", str(out)]) == 0
+    assert cli.main([*encode, *map(str, inputs)]) == 0
+    names = {"a.jpg.sdl", "a.png.sdl"}
+    assert {path.name for path in (tmp_path / "tree").iterdir()} == {path.name for path in out.iterdir()} == names
+    assert {path.name for path in folder.iterdir()} == {"a.jpg", "a.png"} | names
+
+
 def test_two_inputs_with_one_output_are_refused(tree: Path, tmp_path: Path) -> None:
     """The status is 2, both inputs of each pair are named, and nothing is done."""
     images.noise().save(tree / "a.png")
@@ -345,6 +361,7 @@ def test_two_inputs_with_one_output_are_refused(tree: Path, tmp_path: Path) -> N
     assert found.returncode == 2
     assert f"{tree / 'a.jpg'} and {tree / 'a.png'} would both be written to {out / 'a.sdl'}\n" in found.stderr
     assert f"{tree / 'sub' / 'b.bmp'} and {tree / 'sub' / 'b.tif'} would both" in found.stderr
+    assert "--keep-extension gives them different names" in found.stderr
     assert not out.exists()
     for option in ("--skip-existing", "--dry-run"):
         assert sdl("encode", "-r", option, tree, "-o", out).returncode == 2

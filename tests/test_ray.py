@@ -312,6 +312,8 @@ def test_two_pictures_with_one_output_stop_everything(
         images.gradient().save(tmp_path / name)
     with pytest.raises(ValueError, match=r"a\.jpg and .*a\.png would both be written to .*a\.sdl"):
         cluster.make_plan(tmp_path, None)
+    plan = cluster.make_plan(tmp_path, None, keep_extension=True)
+    assert sorted(job.output for job in plan.jobs) == [f"{tmp_path.as_posix()}/a.{kind}.sdl" for kind in ("jpg", "png")]
     with pytest.raises(SystemExit, match="2"):
         cli.main(["encode", "--ray", "auto", "-r", tmp_path.as_uri()])
     assert "would both be written" in capsys.readouterr().err

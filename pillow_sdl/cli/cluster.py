@@ -61,7 +61,7 @@ def _remote_plan(options: Namespace) -> ray.Plan:
     """Return the plan for URIs.  Exits with status 2 if two inputs have the same output."""
     existing = "skip" if options.skip_existing else "overwrite" if options.force else "error"
     try:
-        return ray.make_plan(options.inputs, options.output, existing=existing)
+        return ray.make_plan(options.inputs, options.output, existing=existing, keep_extension=options.keep_extension)
     except ValueError as exc:
         options.parser.error(str(exc))
         raise  # Not reached: the parser exits.

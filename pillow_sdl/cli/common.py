@@ -395,23 +395,30 @@ def read_container(name: str) -> container.Container:
 # Outputs
 
 
-def output_for(name: str, options: argparse.Namespace, suffix: str, inside: str | None = None) -> str:
+def output_for(
+    name: str, options: argparse.Namespace, suffix: str, inside: str | None = None, *, keep: bool = False
+) -> str:
     """Return where the output for an input goes: a path or `STREAM`.
 
     suffix: of the output, with a dot.   inside: path of the input in the tree that -o keeps, None without a tree.
+    keep: whether the suffix follows the extension of the input instead of replacing it.
     """
+
+    def renamed(path: Path) -> str:
+        return str(path.with_name(path.name + suffix) if keep else path.with_suffix(suffix))
+
     given: str | None = options.output
     if given is None:
-        return STREAM if name == STREAM else str(Path(name).with_suffix(suffix))
+        return STREAM if name == STREAM else renamed(Path(name))
     if given == STREAM:
         return STREAM
     if inside is not None:
-        return str(Path(given, inside).with_suffix(suffix))
+        return renamed(Path(given, inside))
     if is_folder(given):
         if name == STREAM:
             msg = "standard input has no name for a file in this folder: name the file with -o"
             raise RefusedError(msg, given)
-        return str(Path(given, Path(name).name).with_suffix(suffix))
+        return renamed(Path(given, Path(name).name))
     if names_folder(given):
         msg = "there is no such folder"
         raise RefusedError(msg, given)

@@ -75,6 +75,11 @@ def add(commands: Any) -> None:
     common.add_still(command, "store only the first frame of an animation")
     common.add_output(command, f"INPUT{SUFFIX}")
     common.add_many(command, writes=True)
+    command.add_argument(
+        "--keep-extension",
+        action="store_true",
+        help="write photo.jpg.sdl in place of photo.sdl, so that photo.jpg and photo.png have different outputs",
+    )
     cluster.add(command)
     common.add_settings(command, "device", "threads")
     common.add_quiet(command)
@@ -159,7 +164,7 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _output(name: str, options: argparse.Namespace, inside: str | None) -> str:
-    return common.output_for(name, options, SUFFIX, inside)
+    return common.output_for(name, options, SUFFIX, inside, keep=options.keep_extension)
 
 
 def _make(task: folders.Task, options: argparse.Namespace) -> folders.Made:

@@ -189,7 +189,8 @@ def _plan(options: Namespace, command: Command) -> Plan:
             plan.failures[failure.kind] += 1
     if collisions:
         more = [f"and {len(collisions) - 10} more"] if len(collisions) > 10 else []
-        options.parser.error("\n".join(["two inputs have the same output:", *collisions[:10], *more]))
+        hint = ["--keep-extension gives them different names"] if hasattr(options, "keep_extension") else []
+        options.parser.error("\n".join(["two inputs have the same output:", *collisions[:10], *more, *hint]))
     return plan
 
 
