@@ -10,7 +10,7 @@ Importing this package registers the format with Pillow:
 
 The decoder invents a part of what it shows: do not use such pictures as evidence or in medicine.
 
-Public are the names in `__all__` here and the modules that have an `__all__`: `pillow_sdl.errors`,
+The public API consists of the names in `__all__` of this module and of the modules `pillow_sdl.errors`,
 `pillow_sdl.ray` and `pillow_sdl.SdlImagePlugin`.  All other modules are private and may change without notice.
 """
 

@@ -145,8 +145,9 @@ def _animation(
 def _drawing(coder: LatentCoder, pixels: NDArray[np.uint8], options: EncodeOptions) -> bytes | None:
     """Return the file of a picture that is stored as one patch, None if a latent does better.
 
-    It may take `target_bytes`, or else what the file of the latent takes.  Without loss it may always take a few bytes.
-    With fewer colours, its squared error is below that of the latent.  Of its latent nothing is seen.
+    The file takes at most `target_bytes`, or without a target at most as many bytes as the file of the latent.  Without
+    a target, a lossless patch may always take up to `DRAWING` bytes.  A patch with fewer colours is used only if its
+    squared error is below that of the latent.  The patch covers the whole picture, so nothing of the latent is visible.
     """
     target = options.target
     room = len(coder.file(None).data) if target is None else target
@@ -198,8 +199,9 @@ def _with_decode(
 ) -> bytes:
     """Return the file of a picture with what is made of its own decode: guard patches and the fidelity map.
 
-    tiny: all cells of a picture that is guarded as a whole, else None.  With `target_bytes` they take their share of
-    them.  They are left out if there is no room for them.
+    tiny: all cells of a picture that is guarded as a whole, else None.  With `target_bytes`, the patches may take their
+        share of it: `guard_share`, or `MOST_SHARE` for a tiny picture.  The additions are left out if no file with them
+        fits.
     """
     target = options.target
     guarded, cells = options.with_guard or tiny is not None, tiny

@@ -40,7 +40,8 @@ class Fidelity(NamedTuple):
 
     cell: side of a cell, in pixels; the last column and row of cells may be cut off by the picture's edge.
     error: float32 (rows, columns), upper bound of the root mean square error of each cell, in levels of 0..255.
-    invented: float32 (rows, columns), upper bound of the invented structure of each cell, in levels.
+    invented: float32 (rows, columns), upper bound of the invented structure of each cell, in levels: the root mean
+        square of the decoded fine detail that does not follow the original's detail.
     worst, mean: upper bounds of the error of the worst cell, and of the whole picture, in levels.
     """
 

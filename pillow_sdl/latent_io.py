@@ -48,8 +48,9 @@ class Latents(NamedTuple):
 def latents(file: str | os.PathLike[str] | IO[bytes]) -> Latents:
     """Return the latent of a file, dequantized, neither denoised nor decoded.
 
-    file: a path, or a file object in binary mode.  It is read from its start if it can seek, else from where it is.
-    The latent of an animation is that of frame 0.  Of alpha and metadata only the checksums are looked at.
+    file: a path, or a file object in binary mode.  A seekable file object is read from its start, another one from its
+    current position.  For an animation, the latent is that of frame 0.  Alpha and metadata are not decoded; only their
+    checksums are checked.
     Raises SdlError: MalformedError with rule F-01 if it is no SDL file, LimitError for a picture of more than twice
     `PIL.Image.MAX_IMAGE_PIXELS`, which `Image.open` refuses too.  Raises OSError if the file cannot be read.
     """
@@ -77,9 +78,10 @@ def from_latents(
     autoencoder itself, such as `pipe.vae`, with its weights in their own dtype; or its hash in hexadecimal, from
     `model_hash` or `Latents.model`.
     space: the latent space, "sd1", "sdxl", "sd3", "flux1" or "sdl".  It may be left out if `model` is a name.
-    size: (width, height) of the picture, which is cropped to it.  The default is the size of all positions.
-    options: those of `save`, see `EncodeOptions`.  There are no pixels, so efforts above 5 have the effect of 5,
-    and there is no fidelity map and no guard.
+    size: (width, height) of the picture, to which the decoded picture is cropped.  The default is the latent's width
+        and height times the number of pixels for each latent position.
+    options: options of `Image.save`, such as quality.  Without pixels, efforts above 5 have the effect of 5, and
+        fidelity and guard cannot be used.
     Raises ValueError for a latent, size, space or option that does not fit, for values that are not finite, and for
     values too large to be stored, which no autoencoder gives; TypeError for an unknown option; ModelNotFoundError for a
     name whose weights are not on this machine; OSError.

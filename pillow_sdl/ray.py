@@ -55,8 +55,8 @@ class Encoder:
     with two columns in the place of that one.  `sdl` has the SDL files, empty after a failure.  `error` has the
     reasons of failures, empty after a success.  The network is loaded for the first picture and kept.
 
-    settings: those of `pillow_sdl.Settings` that hold; None for those in force.  The number of threads is that of the
-        settings, or else the actor's num_cpus, which Ray passes in OMP_NUM_THREADS.
+    settings: the `pillow_sdl.Settings` to use; None: the settings in force.  If they set no number of threads, an actor
+        uses as many as its num_cpus, which Ray passes in OMP_NUM_THREADS.
     strip: whether Exif, XMP and the ICC profile are left out.   options: of `save`.
     Raises ValueError for an invalid option, and TypeError for an unknown one.
     """
@@ -142,8 +142,8 @@ def encode(
     paths: files and folders.  A folder stands for the pictures in it and in its subfolders, by their extensions,
         except for hidden ones.  URIs such as s3://bucket/photos are paths too.
     output: folder for the SDL files, which keeps the tree below each folder.  None: beside the pictures.
-    filesystem: of paths and output, one of pyarrow or fsspec.  None: that of their URIs, and of this machine for
-        others, which all workers must see under the same paths.
+    filesystem: a pyarrow or fsspec filesystem for `paths` and `output`.  None: the one that each URI names.  A path
+        that is no URI is a path on this machine, and all workers must see the file under the same path.
     existing: what is done if an output exists.  "skip": nothing, unless it is older than the picture.  "overwrite": it
         is replaced.  "error": the picture fails.
     concurrency: number of actors.  None: as many as the cluster's CPUs and GPUs allow now.

@@ -985,7 +985,7 @@ def ok_metadata_zstd() -> Vector:
 
 @vector
 def ok_metadata_another_order() -> Vector:
-    """Exif and XMP before the ICC profile, which only a writer should avoid."""
+    """Exif and XMP before the ICC profile: a writer should avoid this order, but a reader accepts it."""
     contents = {"x": b"<x:xmpmeta/>", "e": b"MM\0*", "i": b"profile"}
     sections = [section(name, b"\0" + content) for name, content in contents.items()]
     return success(file(*sections, latent()), metadata=contents)
@@ -2455,7 +2455,7 @@ INTRODUCTION = """# Test vectors
 
 `spec/make_vectors.py` writes this folder and this page. NAME.json says what a reader finds in NAME.sdl:
 
-- `expect`: what a program finds that opens and decodes the file, `success` or the class of error (SPEC 2).
+- `expect`: the result of opening and decoding the file: `success` or the class of error (SPEC 2).
 - `verify`: what a verifier finds. It differs from `expect` only where bytes follow the last section (rule F-03).
 - `rule`: the rule that the file breaks or shows, or null.
 - `comment`: what the file tests.
@@ -2464,7 +2464,7 @@ INTRODUCTION = """# Test vectors
 - `alpha_sha256`: SHA-256 of the alpha plane in rows, or null.
 - `metadata`: SHA-256 of each metadata section's content, by the section's name.
 - `fidelity`: levels of the fidelity map's cells in rows, errors and invented structure, or null.
-- `frames_sha256`: the same for the symbols of each further frame.
+- `frames_sha256`: like `symbols_sha256`, a list with one hash for each further frame.
 - `frames`: the further frames, or null: `plays`; `durations` of all frames; `rects`, for each further frame left, top,
   width, height and d of its latent rectangles; `alpha_sha256`, of each further frame's alpha plane, or null.
 - `patches`: the guard patches, or null: `method`; `atlas`, its width and height in cells; `rects`, left, top, width and

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import pytest
 from PIL import Image
@@ -55,11 +55,21 @@ def name(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-def with_code(language: str) -> list[Path]:
-    """Return the documents with blocks of a language that run."""
-    return [
-        path for path in DOCUMENTS if any(block.language == language and not block.reason for block in blocks(path))
-    ]
+def runnable(path: Path) -> list[Block]:
+    """Return the blocks of a document that run, in order."""
+    return [block for block in blocks(path) if block.language in {"python", "sh"} and not block.reason]
+
+
+READER: Final = """
+import json, subprocess, sys
+names = {"__name__": "__main__"}
+for language, code in json.loads(sys.argv[1]):
+    if language == "python":
+        exec(code, names)
+    else:
+        subprocess.run(["bash", "-euo", "pipefail", "-c", code], check=True)
+"""
+"""A program that runs blocks one after the other."""
 
 
 @pytest.fixture
@@ -111,19 +121,13 @@ def test_blocks_do_not_run_for_a_good_reason_only() -> None:
             )
 
 
-@pytest.mark.parametrize("path", with_code("python"), ids=name)
-def test_python_runs(path: Path, folder: Path) -> None:
-    """All Python of a document, one block after the other, in a folder with a photo."""
-    program = "\n".join(block.code for block in blocks(path) if block.language == "python" and not block.reason)
-    run([sys.executable, "-W", "error", "-c", program], folder)
-
-
-@pytest.mark.parametrize("path", with_code("sh"), ids=name)
-@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
-def test_commands_run(path: Path, folder: Path) -> None:
-    """All commands of a document, one block after the other, in a folder with a photo."""
-    program = "\n".join(block.code for block in blocks(path) if block.language == "sh" and not block.reason)
-    run(["bash", "-euo", "pipefail", "-c", program], folder)
+@pytest.mark.parametrize("path", [path for path in DOCUMENTS if runnable(path)], ids=name)
+def test_a_document_runs_in_the_order_in_which_it_is_read(path: Path, folder: Path) -> None:
+    """All Python and all commands of a document, in one folder with a photo.  Blocks of Python share their names."""
+    code = [
+        (block.language, block.code) for block in runnable(path) if block.language == "python" or shutil.which("bash")
+    ]
+    run([sys.executable, "-W", "error", "-c", READER, json.dumps(code)], folder)
 
 
 def test_the_readme_example_writes_the_picture(folder: Path) -> None:
@@ -131,8 +135,8 @@ def test_the_readme_example_writes_the_picture(folder: Path) -> None:
     example = next(block for block in blocks(README) if block.language == "python")
     assert len(example.code.strip().splitlines()) == 6
     run([sys.executable, "-c", example.code], folder)
-    assert (folder / "photo.sdl").read_bytes().startswith(b"\x89SDL")
-    with Image.open(folder / "photo.png") as image:
+    assert (folder / "picture.sdl").read_bytes().startswith(b"\x89SDL")
+    with Image.open(folder / "picture.png") as image:
         assert image.size == (512, 600)
 
 

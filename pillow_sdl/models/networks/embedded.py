@@ -60,8 +60,8 @@ class Layout:
 
     base: channels of `z`, the latent at 1/8.   channels: of the latent.   width: channels of the trunk blocks.
     coarse_width: channels of the blocks at 1/16.   fine_width: channels of the decoder's blocks at 1/8 beside the trunk.
-    encoder, decoder: numbers of trunk blocks at 1/2, 1/4 and 1/8.  TAESD3 has three each.  Those that changed next to
-    nothing when they were left out are left out.
+    encoder, decoder: numbers of trunk blocks at 1/2, 1/4 and 1/8.  TAESD3 has three each.  Blocks whose removal hardly
+        changed the result are removed.
     coarse: number of the encoder's blocks at 1/16.
     fine: numbers of the decoder's blocks at 1/16, and at 1/8 beside the trunk.
     """
