@@ -1733,8 +1733,8 @@ def bad_palette_flags_only() -> Vector:
 @vector
 def bad_palette_zero_byte() -> Vector:
     """A palette's number with an unnecessary last byte of 0."""
-    whole = b"\0\2" + palette_number(PALETTE).to_bytes(13, "little")
-    assert whole.endswith(b"\0")
+    number = palette_number(PALETTE)
+    whole = b"\0\2" + number.to_bytes((number.bit_length() + 7) // 8 + 1, "little")
     return refused(by_palette(section("P", whole), TWO), "K-03")
 
 
@@ -2113,8 +2113,8 @@ def bad_guard_webp_size() -> Vector:
 
 @vector
 def bad_guard_webp_alpha() -> Vector:
-    """An atlas whose WebP picture says that it has alpha: bit 28 of its header."""
-    data = LOSSLESS[:4] + bytes([LOSSLESS[4] | 0x10]) + LOSSLESS[5:]
+    """An atlas whose WebP picture, of the right size, says that it has alpha: bit 28 of its header."""
+    data = LOSSLESS[:1] + bytes([15]) + LOSSLESS[2:4] + bytes([LOSSLESS[4] | 0x10]) + LOSSLESS[5:]
     return refused(file(guard([(0, 0, 1, 1)], 1, data, method=1), latent()), "G-04")
 
 
@@ -2470,8 +2470,8 @@ INTRODUCTION = """# Test vectors
 - `patches`: the guard patches, or null: `method`; `atlas`, its width and height in cells; `rects`, left, top, width and
   height of each patch in cells; `data_sha256`, of the WebP chunk's data.
 
-Files that are refused have the keys from `size` on only if a reader of level A can read them; they never have
-`symbols_sha256`. A file that breaks no other rule is refused for its `rule`.
+Of the files that are refused, those have the keys from `size` on whose comment says that metadata and alpha can be read,
+and those with an unknown latent space or payload method. They never have `symbols_sha256`. A file that breaks no other rule is refused for its `rule`.
 
 Names begin with `ok_` if the file is read, `bad_` if it breaks a rule, `new_` if it needs a newer reader, `limit_` if
 it is above a limit, `model_` if it needs another model, and `tail_` if bytes follow its last section.
