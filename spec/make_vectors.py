@@ -39,7 +39,7 @@ MODEL = bytes(range(0xA0, 0xB0))
 """Model hash of the vectors.  No model has it, and reading symbols needs none outside of latent space 16."""
 
 CODES: dict[str, int] = {entry["name"]: entry["code"] for entry in reader.REGISTRY["spaces"]}
-SD1, SDXL, SD3, EMBEDDED = (CODES[name] for name in ("sd1", "sdxl", "sd3", "sdl"))
+SD1, SDXL, SD3, FLUX1, EMBEDDED = (CODES[name] for name in ("sd1", "sdxl", "sd3", "flux1", "sdl"))
 
 SPACE = SD1
 CHANNELS: int = reader.SPACES[SPACE]["channels"]
@@ -427,6 +427,11 @@ LOSSY = bytes.fromhex(
 LOSSLESS = bytes.fromhex("2f1fc0030020d2b63156ffce4e777a0ae45320f77f029490f3a0a202")
 """Data of the WebP chunks `VP8 `, 16 x 16 pixels, and `VP8L`, 32 x 16 pixels: a square on a ground, by libwebp."""
 
+TALL = bytes.fromhex(
+    "2f1fc00b0085a248521c2728462c0e32ec8b0b3f8140923fca303309090863ac974cecff0450c024780745f90bf8e13398bf2721fcdf00"
+)
+"""Data of the WebP chunk `VP8L`, 32 x 48 pixels: rectangles, by libwebp."""
+
 Rects = list[tuple[int, int, int, int]]
 
 
@@ -782,6 +787,18 @@ def ok_space_sd3_range() -> Vector:
     """Latent space sd3, method 1: 3 x 2 positions, two of its four groups."""
     planes = noise_planes(6, (4, 2), SD3)
     return as_range(first_groups(planes, 2, SD3), 2, positions=(3, 2), space=SD3)
+
+
+@vector
+def ok_space_sdxl_range() -> Vector:
+    """Latent space sdxl, method 1: 5 x 3 positions, all groups."""
+    return as_range(noise_planes(15, (4, 2), SDXL), group_count(SDXL), positions=(5, 3), space=SDXL)
+
+
+@vector
+def ok_space_flux1_range() -> Vector:
+    """Latent space flux1, method 1: 3 x 2 positions, all groups."""
+    return as_range(noise_planes(6, (4, 2), FLUX1), group_count(FLUX1), positions=(3, 2), space=FLUX1)
 
 
 # Files that depend on the embedded model's tables.  `--embedded` writes these alone.
@@ -1980,6 +1997,15 @@ def ok_fidelity_one_cell() -> Vector:
 
 
 @vector
+def ok_fidelity_most_cells() -> Vector:
+    """A fidelity map of 64 cells in a row, the last one cut off, with the last distribution."""
+    grids = [index * 7 % 16 for index in range(64)], [index * 5 % 3 for index in range(64)]
+    planes = zero_planes(128)
+    data = file(fidelity_map(grids, 64, s=1, i=47), latent(planes), width=1017)
+    return success(data, planes, size=(1017, 1), fidelity=grids, rule="E-02")
+
+
+@vector
 def bad_fidelity_short() -> Vector:
     """A fidelity map that ends before its distribution."""
     return refused(file(section("f", b"\x03\x00\x00"), latent()), "E-01")
@@ -1995,6 +2021,13 @@ def bad_fidelity_side_0() -> Vector:
 def bad_fidelity_cells_65() -> Vector:
     """A fidelity map with 65 cells in a row."""
     data = file(fidelity_map(([3], [0]), 1, s=1), latent(zero_planes(130)), width=1040)
+    return refused(data, "E-02")
+
+
+@vector
+def bad_fidelity_rows_65() -> Vector:
+    """A fidelity map with 65 cells in a column."""
+    data = file(fidelity_map(([3], [0]), 1, s=1), latent(zero_planes(130)), height=1040)
     return refused(data, "E-02")
 
 
@@ -2048,6 +2081,15 @@ def ok_guard_wide_picture() -> Vector:
 
 
 @vector
+def ok_guard_lines() -> Vector:
+    """Three guard patches of two heights in an atlas of two lines: the second line is below the highest patch."""
+    rects = [(2, 0, 1, 2), (0, 0, 1, 1), (1, 1, 1, 1)]
+    found = patches_of(rects, 2, 3, TALL, method=1)
+    data = file(guard(rects, 2, TALL, method=1), latent(zero_planes(6 * 4)), width=48, height=32)
+    return success(data, zero_planes(6 * 4), size=(48, 32), patches=found, rule="G-03")
+
+
+@vector
 def bad_guard_short() -> Vector:
     """Guard patches that end within the width of the atlas."""
     return refused(file(section("g", b"\0\x01\0\x01"), latent()), "G-01")
@@ -2081,6 +2123,19 @@ def bad_guard_empty_patch() -> Vector:
 def bad_guard_beyond() -> Vector:
     """A guard patch that reaches beyond the picture."""
     return refused(file(guard([(0, 0, 2, 1)], 2, LOSSLESS, method=1), latent()), "G-02")
+
+
+@vector
+def bad_guard_below() -> Vector:
+    """A guard patch that reaches beyond the lower edge of the picture."""
+    data = file(guard([(0, 1, 1, 1)], 1, LOSSY, method=0), latent(zero_planes(4 * 2)), width=32, height=16)
+    return refused(data, "G-02")
+
+
+@vector
+def bad_guard_no_width() -> Vector:
+    """A guard patch without a column of cells."""
+    return refused(file(guard([(0, 0, 0, 1)], 1, LOSSY, method=0), latent()), "G-02")
 
 
 @vector
@@ -2253,6 +2308,31 @@ def ok_frames_alpha() -> Vector:
 
 
 @vector
+def ok_frames_alpha_twice() -> Vector:
+    """Two frames that change alpha at different places: the second one keeps the change of the first."""
+    boxes = [(15, 8, 2, 1), (0, 0, 1, 1)]
+    blocks = [b"\0" + frame(bytes([200, 100])), b"\0" + frame(bytes([7]))]
+    once = bytes(17 * 9 - 2) + bytes([200, 100])
+    twice = bytes([7]) + once[1:]
+    records = [record(50, alpha=(*box, 0, block)) for box, block in zip(boxes, blocks, strict=True)]
+    found = frames_of([40, 50, 50], [[], []], alpha=[once, twice])
+    planes = zero_planes(6)
+    data = animated(moving(*records), mode="RGBA")
+    return success(data, planes, size=(17, 9), mode="RGBA", alpha=bytes(17 * 9), frames=found, further=[planes, planes])
+
+
+@vector
+def ok_frames_side_by_side() -> Vector:
+    """Latent rectangles of one frame that touch each other and do not overlap."""
+    planes, new = noise_planes(6, (4, 8)), noise_planes(2, (4,))
+    boxes = [(0, 0, 1, 2), (1, 0, 1, 2)]
+    after = moved(moved(planes, boxes[0], new), boxes[1], new)
+    moves = [(*box, 0, frame(pack(new))) for box in boxes]
+    found = frames_of([40, 50], [[[*box, 0] for box in boxes]])
+    return animation(moving(record(50, moves)), found, [after], planes, rule="T-02")
+
+
+@vector
 def bad_frames_none() -> Vector:
     """A section without a further frame."""
     return refused(animated(moving()), "T-01")
@@ -2299,6 +2379,19 @@ def limit_frames_rectangles() -> Vector:
 def bad_frames_empty_rectangle() -> Vector:
     """A latent rectangle without a position."""
     return refused(animated(moving(record(40, [(0, 0, 0, 1, 0, b"")]))), "T-02")
+
+
+@vector
+def bad_frames_no_height() -> Vector:
+    """A latent rectangle without a row of positions."""
+    return refused(animated(moving(record(40, [(0, 0, 1, 0, 0, b"")]))), "T-02")
+
+
+@vector
+def bad_frames_below() -> Vector:
+    """A latent rectangle that reaches beyond the lower edge of the latent."""
+    move = (0, 1, 1, 2, 0, frame(pack(zero_planes(2))))
+    return refused(animated(moving(record(40, [move]))), "T-02")
 
 
 @vector
