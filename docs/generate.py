@@ -213,6 +213,7 @@ def fragments() -> dict[str, str]:
     }
     benchmarks = {
         "coders": ("rd_latents", measured.latents_table),
+        "default-and-taesd": ("rd_latents", measured.default_and_taesd),
         "entropy-sdl": ("entropy_sdl", measured.entropy_table),
         "entropy-sd1": ("entropy_sd1", measured.entropy_table),
         "read-times": ("entropy_sd1", measured.read_times),

@@ -179,6 +179,26 @@ def latents_table(found: Results) -> str:
     return table(["coder", "bits per pixel", *_titles(metrics)], rows)
 
 
+def default_and_taesd(found: Results) -> str:
+    """Return the default model beside `taesd` with its denoiser, on the photos of the results of `taesd`.
+
+    The rates are the two of `taesd` that are nearest to rates of the default model's results.
+    """
+    ours = results("rd")
+    assert ours is not None
+    metrics = ("lpips", "dists", "psnr")
+    photos = {row["photo"] for row in found["rows"]}
+    rows = []
+    for rate, label in ((0.15, "vaepack 4 bit"), (0.25, 0.25)):
+        for name, measured, target, shown in (("SDL", ours, rate, "`sdl`"), ("SDL taesd", found, label, "`taesd`")):
+            of_target = [row for row in measured["rows"] if (row["format"], row["target"]) == (name, target)]
+            chosen = [row for row in of_target if row["photo"] in photos]
+            assert len(chosen) == len(photos)
+            mean = {key: statistics.fmean(row[key] for row in chosen) for key in ("bpp", *metrics)}
+            rows.append([shown, f"{mean['bpp']:.3f}", *_cells(mean, metrics)])
+    return table(["model", "bits per pixel", *_titles(metrics)], rows)
+
+
 def entropy_table(found: Results) -> str:
     """Return the bytes of entropy coders for the same symbols."""
     rows = [
