@@ -341,11 +341,15 @@ def _fill_transparent(image: Image.Image) -> Image.Image:
 
     Pixels are averaged into ever smaller pictures.  Holes are filled from the next smaller picture, finally with black.
     """
-    image = image.copy()
-    image.putalpha(image.getchannel("A").point(lambda value: 255 if value else 0))
-    pyramid = [image]
+
+    def seen(level: Image.Image) -> Image.Image:
+        """Make what is not fully transparent opaque, so that no black of holes is mixed in."""
+        level.putalpha(level.getchannel("A").point(lambda value: 255 if value else 0))
+        return level
+
+    pyramid = [seen(image.copy())]
     while max(pyramid[-1].size) > 1:
-        pyramid.append(pyramid[-1].reduce(2))
+        pyramid.append(seen(pyramid[-1].reduce(2)))
     filled = Image.new("RGBA", (1, 1))
     while pyramid:
         level = pyramid.pop()

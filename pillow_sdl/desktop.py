@@ -53,7 +53,8 @@ def data_folder() -> Path:
 
 def thumbnailer() -> str:
     """Return the thumbnailer entry, which runs `sdl thumbnail` of this Python environment."""
-    program = [sys.executable, "-m", "pillow_sdl", "thumbnail"]
+    # With -P no module is taken from the current folder, which may be one with files of strangers.
+    program = [sys.executable, "-P", "-m", "pillow_sdl", "thumbnail"]
     # Thumbnailers run in a sandbox or with another PATH, so the command names the interpreter.
     command = " ".join(shlex.quote(part).replace("%", "%%") for part in program)
     return f"[Thumbnailer Entry]\nTryExec={sys.executable}\nExec={command} -s %s %i %o\nMimeType={MEDIA_TYPE};\n"

@@ -72,7 +72,7 @@ def cells_for(choice: Any, pixels: NDArray[np.uint8]) -> NDArray[np.bool_] | Non
     """Return the cells that a value of the option `guard` names, bool (rows, columns).  None: leave it to `harm`.
 
     choice: see `options.EncodeOptions`, not "off".   pixels: the picture, uint8 (H, W, 3).
-    Raises ValueError for a mask of another size, and for a detector whose package is missing.
+    Raises ValueError for a mask of another size, a box outside the picture, and a detector whose package is missing.
     """
     height, width = pixels.shape[:2]
     if choice is None or choice == "auto":
@@ -87,6 +87,12 @@ def cells_for(choice: Any, pixels: NDArray[np.uint8]) -> NDArray[np.bool_] | Non
 
         found = [box for name in choice.split(",") for box in detectors.find(name, pixels)]
         return cells_of_boxes(found, width, height)
+    for left, top, right, bottom in choice:
+        if left >= width or top >= height or right <= 0 or bottom <= 0:
+            msg = (
+                f"the box {left}, {top}, {right}, {bottom} of guard is outside the picture of {width} x {height} pixels"
+            )
+            raise ValueError(msg)
     return cells_of_boxes(choice, width, height)
 
 

@@ -90,6 +90,38 @@ def test_an_output_that_is_open_is_written_into(tmp_path: Path) -> None:
         assert Image.open(io.BytesIO(handle.read())).size == images.SIZE
 
 
+def test_an_sdl_file_is_not_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`sdl thumbnail *.sdl` gives the second file as the output."""
+    paths = [tmp_path / "a.sdl", tmp_path / "b.sdl"]
+    for path in paths:
+        path.write_bytes(data := images.saved(images.gradient()))
+    for output in paths:
+        assert cli.main(["thumbnail", str(paths[0]), str(output)]) == 1
+        assert f"{output}: this is an SDL file" in capsys.readouterr().err
+        assert output.read_bytes() == data
+
+
+def test_a_thumbnail_is_turned_as_exif_says(tmp_path: Path) -> None:
+    """File managers turn no pictures."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (tmp_path / "a.sdl").write_bytes(images.saved(images.gradient(96, 64), exif=exif))
+    assert cli.main(["thumbnail", "-s", "48", str(tmp_path / "a.sdl"), str(tmp_path / "a.png")]) == 0
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.size == (32, 48)
+        assert 0x0112 not in image.getexif()
+
+
+def test_the_thumbnailer_takes_no_code_from_the_current_folder(tmp_path: Path) -> None:
+    """A folder of downloads may hold a file that is named like a module."""
+    (tmp_path / "a.sdl").write_bytes(images.saved(images.gradient()))
+    (tmp_path / "tempfile.py").write_text("raise SystemExit(7)")
+    line = next(line for line in desktop.thumbnailer().splitlines() if line.startswith("Exec="))
+    command = line.removeprefix("Exec=").replace("%s", "32").replace("%i", "a.sdl").replace("%o", "a.png")
+    assert subprocess.run(command, shell=True, cwd=tmp_path, check=False).returncode == 0  # noqa: S602  as desktops do
+    assert (tmp_path / "a.png").exists()
+
+
 def test_a_file_of_another_format_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """And nothing is written."""
     images.gradient().save(tmp_path / "a.png")

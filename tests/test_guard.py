@@ -196,6 +196,13 @@ def test_boxes_may_reach_beyond_the_picture(box: tuple[int, int, int, int]) -> N
     assert error(images.opened(data), picture, inside) < error(plain, picture, inside)
 
 
+@pytest.mark.parametrize("box", [(310, 0, 320, 20), (0, 250, 20, 270), (-20, 0, 0, 20), (0, -20, 20, 0)])
+def test_a_box_outside_the_picture_is_refused(box: tuple[int, int, int, int]) -> None:
+    """Its coordinates may be those of a larger version."""
+    with pytest.raises(ValueError, match=r"of guard is outside the picture of 310 x 250 pixels"):
+        images.saved(photo(310, 250), guard=[box])
+
+
 @pytest.mark.parametrize("size", [(1, 1), (16, 16), (17, 33)])
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
 def test_every_mode_and_small_pictures(mode: str, size: tuple[int, int]) -> None:

@@ -24,6 +24,7 @@ TITLED = (
     b'<r:Description r:about="uuid:1" xmlns:dc="http://purl.org/dc/elements/1.1/" dc:format="image/png"'
     b' xmlns:I="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"%s>%s</r:Description></r:RDF></x:xmpmeta>'
 )
+EXIF_ORIENTATION, EXIF_MAKE = 0x0112, 0x010F
 CAMERA = b"http://cv.iptc.org/newscodes/digitalsourcetype/digitalCapture"
 
 
@@ -84,6 +85,21 @@ def test_decode_writes_the_origin(suffix: str, tmp_path: Path, capsys: pytest.Ca
         assert origins(packet) == expected
         assert b'dc:format="image/png"' in packet
     assert "damaged" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif"])
+def test_exif_is_kept_beside_the_origin(suffix: str, tmp_path: Path) -> None:
+    """A photo that is turned by Exif stays so."""
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION], exif[EXIF_MAKE] = 8, "Camera"
+    (tmp_path / "a.sdl").write_bytes(images.saved(images.gradient(), exif=exif))
+    target = tmp_path / f"a.{suffix}"
+    assert cli.main(["decode", str(tmp_path / "a.sdl"), "-o", str(target)]) == 0
+    with Image.open(target) as image:
+        found = image.getexif()
+        packet = image.info["xmp"]
+    assert (found[EXIF_ORIENTATION], found[EXIF_MAKE]) == (8, "Camera")
+    assert origins(packet.encode() if isinstance(packet, str) else packet) == [origin.VALUE]
 
 
 def test_damaged_xmp_is_kept_with_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

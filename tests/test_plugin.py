@@ -423,6 +423,16 @@ def test_colours_under_full_transparency_do_not_matter(size: tuple[int, int], ho
     assert len(files) == 1
 
 
+def test_a_drawing_on_nothing_is_stored_without_loss() -> None:
+    """What transparent pixels hide is filled with the colours beside them, and adds none."""
+    drawing = Image.new("RGBA", (200, 100))
+    drawing.paste((255, 0, 0, 255), (10, 10, 60, 50))
+    data = images.saved(drawing)
+    found = np.asarray(images.opened(data))
+    assert len(data) < 256
+    assert (found[10:50, 10:60] == (255, 0, 0, 255)).all()
+
+
 def test_a_fully_transparent_picture_is_saved() -> None:
     """There is no visible colour to fill it with."""
     found = images.reopened(Image.new("LA", (20, 20), (77, 0)))

@@ -112,7 +112,11 @@ def add_many(command: argparse.ArgumentParser, *, writes: bool) -> None:
         "--recursive",
         action="store_true",
         help="also take the files in folders that are inputs, and in their subfolders"
-        + ("; OUTPUT is then a folder, which is made if it is missing and keeps the tree" if writes else ""),
+        + (
+            "; with a folder as input, OUTPUT is a folder, which is made if it is missing and keeps the tree"
+            if writes
+            else ""
+        ),
     )
     command.add_argument(
         "-j",

@@ -109,7 +109,7 @@ def _make(task: folders.Task, options: argparse.Namespace) -> folders.Made:
                 common.warn(common.shown_input(task.name), "its XMP is damaged, so the origin is not stored")
             xmp = merged or xmp
         if xmp:
-            metadata |= origin.save_options(kind, xmp)
+            metadata |= origin.save_options(kind, xmp, metadata.get("exif"))
         metadata["icc_profile"] = image.info.get("icc_profile")
         frames = _frames(image, kind, options, task.name)
         data = _save(image, kind, place, **metadata, **frames)

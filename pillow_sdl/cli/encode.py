@@ -115,7 +115,8 @@ def _guard(text: str) -> Any:
         EncodeOptions(guard=value)
     except ValueError as exc:
         if not os.path.isfile(text):  # noqa: PTH113  Path.is_file raises for a name that is too long
-            raise argparse.ArgumentTypeError(str(exc)) from exc
+            msg = f"{exc}; there is no file of this name"
+            raise argparse.ArgumentTypeError(msg) from exc
     else:
         return value
     try:

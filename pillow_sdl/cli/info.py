@@ -63,7 +63,8 @@ def _text(name: str, found: dict[str, Any]) -> str:
         errors = f"{found['fidelity']['mean']:g} in {whole}, {found['fidelity']['worst']:g} in the worst cell"
         lines.append(f"  fidelity  error of at most {errors}, in levels of 0 to 255, with this model")
     if found["guarded"]:
-        lines.append(f"  guarded   {len(found['guarded'])} parts are stored as pixels; --json lists them")
+        count = len(found["guarded"])
+        lines.append(f"  guarded   {count} {'part' if count == 1 else 'parts'} stored as pixels; --json lists them")
     lines += [f"  {size:>9,}  {SECTION_NAMES.get(part, f'section {part}')}" for part, size in found["bytes"].items()]
     return "\n".join([*lines, f"  {found['size']:>9,}  bytes in all"])
 

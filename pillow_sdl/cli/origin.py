@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-from PIL import PngImagePlugin
+from PIL import Image, PngImagePlugin
 
 NAMESPACE: Final = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
 VALUE: Final = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
@@ -57,8 +57,11 @@ def merge(xmp: bytes | None) -> bytes | None:
     return packet[: end.start()] + added.encode() + packet[end.start() :]
 
 
-def save_options(kind: str, xmp: bytes) -> dict[str, Any]:
-    """Return the options of Pillow's `save` that store an XMP packet in a format; none for formats without XMP."""
+def save_options(kind: str, xmp: bytes, exif: bytes | None) -> dict[str, Any]:
+    """Return the options of Pillow's `save` that store an XMP packet in a format; none for formats without XMP.
+
+    exif: the picture's, None if it has none.  In TIFF the packet is one of its tags.
+    """
     if kind in PLAIN:
         return {"xmp": xmp}
     if kind == "PNG":
@@ -66,5 +69,8 @@ def save_options(kind: str, xmp: bytes) -> dict[str, Any]:
         info.add_itxt("XML:com.adobe.xmp", xmp.decode("utf-8", "replace"))
         return {"pnginfo": info}
     if kind == "TIFF":
-        return {"tiffinfo": {TIFF_XMP: xmp}}
+        tags = Image.Exif()  # Pillow's writer ignores Exif beside tags in `tiffinfo`.
+        tags.load(exif or b"")
+        tags[TIFF_XMP] = xmp
+        return {"exif": tags}
     return {}

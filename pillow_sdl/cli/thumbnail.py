@@ -5,8 +5,12 @@ from __future__ import annotations
 import argparse
 import io
 import re
+from pathlib import Path
 from typing import Any, Final
 
+from PIL import ImageOps
+
+from ..format.container import SIGNATURE
 from ..SdlImagePlugin import SdlImageFile
 from . import common
 
@@ -21,7 +25,7 @@ def add(commands: Any) -> None:
         "thumbnail",
         run,
         "Write a small PNG of an .sdl file.  The preview, which needs no network, is taken if it is large enough.  "
-        "An output that exists is replaced.",
+        "An output that exists is replaced, unless it is an .sdl file.",
     )
     command.add_argument(
         "-s",
@@ -44,6 +48,16 @@ def _size(text: str) -> int:
     return int(text)
 
 
+def _check_output(output: str) -> None:
+    """Raise RefusedError for an output that is an .sdl file: `sdl thumbnail *.sdl` would replace the second one."""
+    if output == common.STREAM or not Path(output).is_file():
+        return
+    with Path(output).open("rb") as file:
+        if file.read(len(SIGNATURE)) == SIGNATURE:
+            msg = "this is an SDL file, and a thumbnail does not replace it"
+            raise common.RefusedError(msg, output)
+
+
 def run(options: argparse.Namespace) -> int:
     """Write the thumbnail.  Returns the exit status."""
 
@@ -53,8 +67,10 @@ def run(options: argparse.Namespace) -> int:
             if not isinstance(image, SdlImageFile):
                 msg = "not an SDL file"
                 raise common.RefusedError(msg)
+            _check_output(options.output)
             image.thumbnail((options.size, options.size))
-            image.save(target, "PNG", icc_profile=image.info.get("icc_profile"))
+            upright = ImageOps.exif_transpose(image)
+            upright.save(target, "PNG", icc_profile=image.info.get("icc_profile"))
         # Thumbnailers make the output first and keep it open, so a new file in its place would not be seen.
         common.write(options.output, target.getvalue(), in_place=True)
 
