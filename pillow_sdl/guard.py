@@ -68,6 +68,10 @@ MIDDLE_QUALITY: Final = 60
 """Highest WebP quality of patches that the guard chooses on its own, and the one by which it judges cells."""
 
 
+ONE_BAND: Final = ("1", "L", "I", "F", "I;16")
+"""Modes of masks that are compared with 0 as they are."""
+
+
 def cells_for(choice: Any, pixels: NDArray[np.uint8]) -> NDArray[np.bool_] | None:
     """Return the cells that a value of the option `guard` names, bool (rows, columns).  None: leave it to `harm`.
 
@@ -81,7 +85,9 @@ def cells_for(choice: Any, pixels: NDArray[np.uint8]) -> NDArray[np.bool_] | Non
         if choice.size != (width, height):
             msg = f"the mask for guard has {choice.width} x {choice.height} pixels, the picture {width} x {height}"
             raise ValueError(msg)
-        return cells_of_mask(np.asarray(choice.convert("L")) > 0)
+        # Not as L, which rounds faint values to 0.
+        marked = np.asarray(choice if choice.mode in ONE_BAND else choice.convert("RGB")) != 0
+        return cells_of_mask(marked if marked.ndim == 2 else marked.any(axis=2))
     if isinstance(choice, str):
         from . import detectors
 

@@ -182,7 +182,13 @@ def test_a_mask_names_the_same_cells_as_its_box() -> None:
     picture = photo()
     mask = Image.new("L", picture.size)
     mask.paste(1, (100, 80, 180, 140))
-    assert images.saved(picture, guard=mask) == images.saved(picture, guard=[(100, 80, 180, 140)])
+    expected = images.saved(picture, guard=[(100, 80, 180, 140)])
+    assert images.saved(picture, guard=mask) == expected
+    faint = Image.new("F", picture.size)
+    faint.paste(0.4, (100, 80, 180, 140))
+    blue = Image.new("RGBA", picture.size, (0, 0, 0, 255))
+    blue.paste((0, 0, 4, 255), (100, 80, 180, 140))
+    assert images.saved(picture, guard=faint) == images.saved(picture, guard=blue) == expected
 
 
 @pytest.mark.parametrize("box", [(0, 0, 30, 20), (300, 240, 400, 300), (-50, 100, 10, 120)])
