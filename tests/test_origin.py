@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import xml.etree.ElementTree as ET
 from typing import TYPE_CHECKING
 
@@ -61,6 +62,14 @@ def test_the_origin_is_merged_into_a_packet(packet: bytes | None) -> None:
     assert len({node.attrib[f"{{{RDF}}}about"] for node in root.iter(f"{{{RDF}}}Description")}) == 1
     if packet:
         assert b'dc:format="image/png"' in found
+
+
+@pytest.mark.parametrize("repeated", [b"<a:DigitalSourceType>", b"<a:DigitalSourceType ", b' a:DigitalSourceType="'])
+def test_a_hostile_packet_takes_little_time(repeated: bytes) -> None:
+    """Elements that do not end are looked at once."""
+    begun = time.perf_counter()
+    origin.merge(b"<r:RDF>" + repeated * 50_000 + b"</r:RDF>")
+    assert time.perf_counter() - begun < 5
 
 
 def test_a_packet_that_is_none_is_not_changed() -> None:

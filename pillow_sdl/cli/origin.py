@@ -29,7 +29,8 @@ _EMPTY: Final = (
 _END: Final = re.compile(rb"</([A-Za-z_][\w.-]*):RDF\s*>")
 _ABOUT: Final = re.compile(rb"""\babout\s*=\s*("[^"<]*"|'[^'<]*')""")
 _OLD: Final = (
-    re.compile(rb"<([A-Za-z_][\w.-]*:DigitalSourceType)\b[^>]*?(?:/>|>.*?</\1\s*>)", re.DOTALL),
+    # Neither part crosses a "<": otherwise a packet of many open elements would take time quadratic in its length.
+    re.compile(rb"<([A-Za-z_][\w.-]*:DigitalSourceType)\b[^<>]*?(?:/>|>[^<]*</\1\s*>)"),
     re.compile(rb"""\s[A-Za-z_][\w.-]*:DigitalSourceType\s*=\s*("[^"<]*"|'[^'<]*')"""),
 )
 

@@ -54,18 +54,21 @@ def on_device(network: Network, device: str) -> tuple[Network, torch.device]:
 def running(device: torch.device, *, gradients: bool = False) -> Iterator[None]:
     """Compute in float32 inside the `with` block, whatever torch settings the caller has made.
 
-    gradients: whether gradients are computed.   Autocast and TF32 are off.
+    gradients: whether gradients are computed.   Autocast and cuDNN's TF32 are off.
     Raises ModelError for errors of torch.
     """
     threads = 1 if forks.torch_lost_its_threads else settings.current().threads
     if threads is not None and torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
+    # All flags are given, because those that are left out are not the ones in force: cuDNN would be off.
+    cudnn = torch.backends.cudnn
+    flags = {"enabled": cudnn.enabled, "benchmark": cudnn.benchmark, "deterministic": cudnn.deterministic}
     try:
         with (
             torch.inference_mode(not gradients),
             torch.set_grad_enabled(gradients),
             torch.autocast(device.type, enabled=False),
-            torch.backends.cudnn.flags(allow_tf32=False),
+            cudnn.flags(**flags, allow_tf32=False),
         ):
             yield
     except RuntimeError as exc:
