@@ -2564,7 +2564,8 @@ INTRODUCTION = """# Test vectors
   height of each patch in cells; `data_sha256`, of the WebP chunk's data.
 
 Of the files that are refused, those have the keys from `size` on whose comment says that metadata and alpha can be read,
-and those with an unknown latent space or payload method. They never have `symbols_sha256`. A file that breaks no other rule is refused for its `rule`.
+and those with an unknown latent space or payload method. They never have `symbols_sha256`. A file that breaks no other
+rule is refused for its `rule`.
 
 Names begin with `ok_` if the file is read, `bad_` if it breaks a rule, `new_` if it needs a newer reader, `limit_` if
 it is above a limit, `model_` if it needs another model, and `tail_` if bytes follow its last section.

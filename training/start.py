@@ -47,7 +47,6 @@ ENCODER_STAGES: Final = (("at2", 3), ("at4", 7), ("at8", 11))
 DECODER_STAGES: Final = (("at8", 2), ("at4", 7), ("at2", 12))
 """Stages of three blocks, and the number of the first one's layer in the tiny autoencoder."""
 
-
 KEPT: Final = {1: (0,), 2: (0, 2), 3: (0, 1, 2)}
 """Which of a stage's three blocks are taken over, by their number.  Without the second one least changes."""
 
@@ -98,14 +97,14 @@ def silence_new_layers(network: EmbeddedAutoencoder) -> None:
 def take_over(network: EmbeddedAutoencoder, teacher: Teacher) -> None:
     """Copy the weights of all layers that both have."""
     encoder, decoder = network.encoder, network.decoder
-    for name, first in ENCODER_STAGES:
-        count = len(getattr(encoder, name))
-        for index, block in enumerate(getattr(encoder, name)):
-            copy(block.conv, teacher.encoder[first + KEPT[count][index]].conv)
-    for name, first in DECODER_STAGES:
-        count = len(getattr(decoder, name))
-        for index, block in enumerate(getattr(decoder, name)):
-            copy(block.conv, teacher.decoder[first + KEPT[count][index]].conv)
+    for part, source, stages in (
+        (encoder, teacher.encoder, ENCODER_STAGES),
+        (decoder, teacher.decoder, DECODER_STAGES),
+    ):
+        for name, first in stages:
+            blocks = getattr(part, name)
+            for block, number in zip(blocks, KEPT[len(blocks)], strict=True):
+                copy(block.conv, source[first + number].conv)
     copy(encoder.down4, teacher.encoder[6])
     copy(encoder.down8, teacher.encoder[10])
     copy(encoder.tail, teacher.encoder[14])
@@ -127,8 +126,7 @@ def train_new_layers(network: EmbeddedAutoencoder, teacher: Teacher, photos: Pho
     encoder, decoder = network.encoder, network.decoder
     device = next(network.parameters()).device
     networks = [(encoder.head, 1.0), (decoder.tail, 1.0)]
-    networks += [(layer, 0.2) for name, layer in encoder.named_children() if name in TRUNK]
-    networks += [(layer, 0.2) for name, layer in decoder.named_children() if name in TRUNK]
+    networks += [(layer, 0.2) for part in (encoder, decoder) for name, layer in part.named_children() if name in TRUNK]
     optimizers = muon.optimizers(networks, LEARNING_RATE, 1.0)
     average = torch.optim.swa_utils.AveragedModel(network, multi_avg_fn=running_mean)
     begun = time.monotonic()
