@@ -138,5 +138,5 @@ class Search:
     def nearest(self, wanted: int) -> Encoded:
         """Return the file whose size is nearest to `wanted` bytes, the smaller of two."""
         count = self._count_within(wanted)
-        neighbours = self.codec.qualities[max(count - 1, 0) : count + 1]
-        return min(map(self.at, neighbours), key=lambda found: abs(len(found.data) - wanted))
+        neighbors = self.codec.qualities[max(count - 1, 0) : count + 1]
+        return min(map(self.at, neighbors), key=lambda found: abs(len(found.data) - wanted))

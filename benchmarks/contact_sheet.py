@@ -46,7 +46,7 @@ PARTS: Final = (
     Part("stone", "kodak/kodim01.png", 250, 200),
     Part("letters", "kodak/kodim14.png", 490, 350),
     Part("dark", "kodak/kodim17.png", 120, 60),
-    Part("grey photo", "edge/camera.png", 190, 70),
+    Part("gray photo", "edge/camera.png", 190, 70),
     Part("drawing", "", 4, 4),
 )
 

@@ -120,7 +120,7 @@ class _Given(Shown):
         return self.image
 
 
-def summarise(rows: list[Row]) -> list[Row]:
+def summarize(rows: list[Row]) -> list[Row]:
     """Return means over photos of each point with each denoiser.
 
     `percent` is the change of LPIPS and DISTS against the same point without a denoiser.
@@ -217,7 +217,7 @@ def run(
             for row in known:
                 journal.append(row)
         rows += known
-    means = summarise(rows)
+    means = summarize(rows)
     found: dict[str, Any] = {"schema": SCHEMA, "command": command(), "setting": setting, "means": means}
     found |= {"against_palettes": against_palettes(means), "rows": rows}
     journal.finish(found)

@@ -156,7 +156,7 @@ def measure_symbols(
     return found | times(symbols, space, log2_steps, repeats)
 
 
-def summarise(rows: list[Row]) -> list[Row]:
+def summarize(rows: list[Row]) -> list[Row]:
     """Return means over photos for each quantizer, and the difference of "range" from the others in per cent."""
     means = []
     for name in dict.fromkeys(row["point"] for row in rows):
@@ -292,7 +292,7 @@ def run(
     }
     journal = Journal(output, setting, restart=restart)
     rows = measure(paths, points, space, encode, repeats, journal)
-    found = {"schema": SCHEMA, "command": command(), "setting": setting, "means": summarise(rows)}
+    found = {"schema": SCHEMA, "command": command(), "setting": setting, "means": summarize(rows)}
     found["scale"] = (
         measure_scale(latent_of(paths[0], encode), points[len(points) // 2], space, repeats) if scale else []
     )

@@ -39,21 +39,21 @@ def k_means(vectors: Vectors, size: int, generator: np.random.Generator, passes:
 
     The start is that of k-means++.  Lloyd's algorithm then runs until nothing moves, or for `passes` passes.
     """
-    centres = vectors[[generator.integers(len(vectors))]]
-    distance = np.square(vectors - centres[0]).sum(1)
-    while len(centres) < size and distance.any():
+    centers = vectors[[generator.integers(len(vectors))]]
+    distance = np.square(vectors - centers[0]).sum(1)
+    while len(centers) < size and distance.any():
         chosen = vectors[generator.choice(len(vectors), p=distance / distance.sum())]
-        centres = np.concatenate([centres, chosen[None]])
+        centers = np.concatenate([centers, chosen[None]])
         distance = np.minimum(distance, np.square(vectors - chosen).sum(1))
     for _ in range(passes):
-        nearest = np.square(vectors[:, None] - centres).sum(2).argmin(1)
-        moved = centres.copy()
+        nearest = np.square(vectors[:, None] - centers).sum(2).argmin(1)
+        moved = centers.copy()
         for index in np.unique(nearest):
             moved[index] = vectors[nearest == index].mean(0)
-        if np.array_equal(moved, centres):
+        if np.array_equal(moved, centers):
             break
-        centres = moved
-    return centres
+        centers = moved
+    return centers
 
 
 def floyd_steinberg(levels: Vectors, entries: Vectors) -> Vectors:
@@ -110,7 +110,7 @@ def measure(path: Path, model: str, starts: int) -> Row:
     return row | reference(latent, starts, np.random.default_rng(0))
 
 
-def summarise(rows: list[Row]) -> dict[str, float]:
+def summarize(rows: list[Row]) -> dict[str, float]:
     """Return means over photos, the sizes of the largest files, and the ratios of our errors to the reference's."""
     found = {name: statistics.fmean(row[name] for row in rows) for name in rows[0] if name != "photo"}
     for name in ("dithered", "plain"):
@@ -141,6 +141,6 @@ def run(images: Path, output: Path, *, model: str, starts: int, limit: int | Non
             done[path.name] = measure(path, model, starts)
             journal.append(done[path.name])
     rows = [done[path.name] for path in paths]
-    found: dict[str, Any] = {"schema": SCHEMA, "command": command(), "setting": setting, "means": summarise(rows)}
+    found: dict[str, Any] = {"schema": SCHEMA, "command": command(), "setting": setting, "means": summarize(rows)}
     journal.finish(found | {"rows": rows})
     print(table(found["means"]))

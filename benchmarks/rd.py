@@ -49,7 +49,7 @@ class Reference:
     @torch.inference_mode()
     def __init__(self, path: Path, perceptual: Perceptual) -> None:
         with Image.open(path) as source:
-            # Pixels only, so that no format pays for a photo's Exif or colour profile.
+            # Pixels only, so that no format pays for a photo's Exif or color profile.
             self.image = Image.fromarray(np.array(source.convert("RGB")))
         self.pixels = _tensor(self.image)
         self.perceptual = perceptual

@@ -1,4 +1,4 @@
-"""Summarise rows of rate and distortion: means, differences of rate, tables in Markdown, plots."""
+"""Summarize rows of rate and distortion: means, differences of rate, tables in Markdown, plots."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ METRICS: Final = {
 }
 
 
-COLOURS: Final = {
+COLORS: Final = {
     "SDL": "#c2410c",
     "AVIF": "#0072b2",
     "WebP": "#009e73",
@@ -40,10 +40,10 @@ COLOURS: Final = {
     "HEIC": "#56b4e9",
     "JPEG XL": "#cc79a7",
 }
-"""Colours of the small chart's lines, which colour-blind people can tell apart.  Other formats have matplotlib's."""
+"""Colors of the small chart's lines, which color-blind people can tell apart.  Other formats have matplotlib's."""
 
 
-def summarise(rows: list[Row]) -> list[Row]:
+def summarize(rows: list[Row]) -> list[Row]:
     """Return means over photos of each format at each target: rates first, rising, then the files of peers.
 
     A row has a photo, a format, a target (bits per pixel, or the name of a peer's file, whose bytes are the target),
@@ -99,7 +99,7 @@ def differences(means: list[Row]) -> list[dict[str, Any]]:
 
 def results(about: dict[str, Any], rows: list[Row]) -> dict[str, Any]:
     """Return the content of the results' JSON.   about: how they were measured."""
-    means = summarise(rows)
+    means = summarize(rows)
     return {"schema": SCHEMA, **about, "means": means, "bd_rates": differences(means), "rows": rows}
 
 
@@ -184,9 +184,7 @@ def chart(means: list[Row], path: Path, metric: str = "lpips") -> None:
             points = _curve(means, name)
             x, y = ([point[key] for point in points] for key in ("bpp", metric))
             own = name.split()[0] == "SDL"
-            (line,) = axis.plot(
-                x, y, marker="o", markersize=3.5, linewidth=2.4 if own else 1.2, color=COLOURS.get(name)
-            )
+            (line,) = axis.plot(x, y, marker="o", markersize=3.5, linewidth=2.4 if own else 1.2, color=COLORS.get(name))
             ends.append((y[-1], x[-1], name, line.get_color(), "bold" if own else "normal"))
         about = METRICS[metric]
         better = "higher" if about.higher_is_better else "lower"
@@ -197,10 +195,10 @@ def chart(means: list[Row], path: Path, metric: str = "lpips") -> None:
         low, high = axis.get_ylim()
         # Names stand at least a line apart.
         place, line_height = low - 1, (high - low) / 17
-        for y_end, x_end, name, colour, weight in sorted(ends):
+        for y_end, x_end, name, color, weight in sorted(ends):
             place = max(y_end, place + line_height)
             at = x_end + 0.02 * axis.get_xlim()[1], place
-            axis.annotate(name, (x_end, y_end), at, color=colour, weight=weight, va="center")
+            axis.annotate(name, (x_end, y_end), at, color=color, weight=weight, va="center")
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(axis="y", alpha=0.3)
         figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)

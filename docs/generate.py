@@ -135,8 +135,8 @@ def models_page() -> str:
         size = f"{model.megabytes} MB" if model.repositories else "in the package"
         repository = model.repositories[0].name if model.repositories else ""
         unet = f"{model.unet.megabytes / 1000:.1f} GB" if model.unet else ""
-        rows.append([f"`{model.name}`", f"`{model.space}`", size, model.licence, unet, repository])
-    titles = ["model", "latent space", "download", "licence", "its UNet", "first repository on the hub"]
+        rows.append([f"`{model.name}`", f"`{model.space}`", size, model.license, unet, repository])
+    titles = ["model", "latent space", "download", "license", "its UNet", "first repository on the hub"]
     return left(table(titles, rows))
 
 
@@ -175,7 +175,7 @@ def embedded_page() -> str:
         ["Latent space", f"`{space.name}`, number {space.code} in a header"],
         ["Latent", f"{space.channels} channels, one position for {space.factor} x {space.factor} pixels"],
         ["Hash", f"`{model.hash}`"],
-        ["Licence", f"{model.licence}, as the project; see NOTICE"],
+        ["License", f"{model.license}, as the project; see NOTICE"],
     ]
     return left(table(["", ""], rows))
 

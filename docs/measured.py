@@ -9,7 +9,7 @@ import statistics
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.report import COLOURS, METRICS
+from benchmarks.report import COLORS, METRICS
 from docs.tables import listed, table
 from pillow_sdl import registry
 
@@ -54,7 +54,7 @@ def model_note(found: Results) -> str:
 def _points(found: Results, target: object) -> list[Row]:
     """Return the means of all formats at a target, in the order of the charts' legend, others last."""
     means = [mean for mean in found["means"] if mean["target"] == target and is_shown(mean["format"])]
-    order = list(COLOURS)
+    order = list(COLORS)
     return sorted(means, key=lambda mean: order.index(mean["format"]) if mean["format"] in order else len(order))
 
 
@@ -114,7 +114,7 @@ def _changes(pairs: dict[tuple[str, str], float | None], names: list[str], title
 def bd_rates(found: Results) -> str:
     """Return the table of BD-rates of SDL against each format."""
     pairs = {(pair["anchor"], pair["metric"]): pair["percent"] for pair in found["bd_rates"] if pair["format"] == "SDL"}
-    return _changes(pairs, [name for name in COLOURS if (name, "lpips") in pairs], "bytes of SDL against")
+    return _changes(pairs, [name for name in COLORS if (name, "lpips") in pairs], "bytes of SDL against")
 
 
 def summary(found: Results) -> str:
@@ -367,7 +367,7 @@ def denoise_table(found: Results) -> str:
             for metric, decimals in (("lpips", 3), ("dists", 3), ("psnr", 1))
         ]
         rows.append([point, f"{off['bpp']:.3f}", *cells])
-    ceiling = means.get(("unquantised", "off")) or means.get(("unquantized", "off"))
+    ceiling = means.get(("unquantized", "off")) or means.get(("unquantized", "off"))
     text = table(["quantizer", "bits per pixel", "LPIPS ↓", "DISTS ↓", "PSNR dB ↑"], rows)
     if ceiling:
         text += (

@@ -18,11 +18,11 @@ A file stores one of the modes L, LA, RGB and RGBA.  Images of other modes are c
     CMYK, YCbCr, HSV, RGBX  RGB
     LAB                     RGB   through a D50 Lab profile to sRGB
 
-The frames of an animation have one mode: RGB if one of them has colour, with alpha if one of them has a pixel that is
+The frames of an animation have one mode: RGB if one of them has color, with alpha if one of them has a pixel that is
 not opaque.
 
-A colour key in `info["transparency"]` turns L into LA and RGB into RGBA.  In other modes it is ignored.  Colours under
-full transparency are not kept: they are replaced by the colours of visible neighbours, which saves bytes.
+A color key in `info["transparency"]` turns L into LA and RGB into RGBA.  In other modes it is ignored.  Colors under
+full transparency are not kept: they are replaced by the colors of visible neighbors, which saves bytes.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ if TYPE_CHECKING:
 __all__ = ["SdlDecoder", "SdlImageFile", "save", "save_all"]
 
 _DEEP_MODES: Final = frozenset({"I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
-_GREY_MODES: Final = _DEEP_MODES | {"1", "L", "LA", "La"}
+_GRAY_MODES: Final = _DEEP_MODES | {"1", "L", "LA", "La"}
 _TRANSPARENT_MODES: Final = frozenset({"L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa"})
 _INFO_KEYS: Final = {container.Name.ICC: "icc_profile", container.Name.EXIF: "exif", container.Name.XMP: "xmp"}
 
-# The colour space that an ICC profile must name (ICC.1:2022, 7.2.6) to fit a stored mode.
+# The color space that an ICC profile must name (ICC.1:2022, 7.2.6) to fit a stored mode.
 _ICC_SPACES: Final = {"L": b"GRAY", "LA": b"GRAY", "RGB": b"RGB ", "RGBA": b"RGB "}
 
 
@@ -277,10 +277,10 @@ class SdlDecoder(ImageFile.PyDecoder):
 
 
 def _prepare(image: Image.Image) -> tuple[container.Mode, NDArray[np.uint8], NDArray[np.uint8] | None]:
-    """Convert an image of any mode: the stored mode, colours uint8 (H, W, 3), alpha uint8 (H, W) or None."""
+    """Convert an image of any mode: the stored mode, colors uint8 (H, W, 3), alpha uint8 (H, W) or None."""
     import numpy as np
 
-    grey = image.mode in _GREY_MODES
+    gray = image.mode in _GRAY_MODES
     transparent = image.has_transparency_data and image.mode in _TRANSPARENT_MODES
     if image.mode == "LAB":
         image = _lab_to_rgb(image)
@@ -291,8 +291,8 @@ def _prepare(image: Image.Image) -> tuple[container.Mode, NDArray[np.uint8], NDA
     elif image.mode == "RGBX":
         image = Image.merge("RGB", image.split()[:3])
     if not transparent:
-        mode = container.Mode.L if grey else container.Mode.RGB
-        if grey:
+        mode = container.Mode.L if gray else container.Mode.RGB
+        if gray:
             image = image.convert("L")
         return mode, np.asarray(image if image.mode == "RGB" else image.convert("RGB")), None
     if image.mode != "RGBA":
@@ -300,16 +300,16 @@ def _prepare(image: Image.Image) -> tuple[container.Mode, NDArray[np.uint8], NDA
     alpha = image.getchannel("A")
     if alpha.getextrema()[0] == 0:
         image = _fill_transparent(image)
-    return container.Mode.LA if grey else container.Mode.RGBA, np.asarray(image.convert("RGB")), np.asarray(alpha)
+    return container.Mode.LA if gray else container.Mode.RGBA, np.asarray(image.convert("RGB")), np.asarray(alpha)
 
 
 def _kind(image: Image.Image) -> tuple[bool, bool]:
-    """Return whether an image is stored as grey, and whether it has a pixel that is not opaque."""
+    """Return whether an image is stored as gray, and whether it has a pixel that is not opaque."""
     transparent = image.has_transparency_data and image.mode in _TRANSPARENT_MODES
     if transparent:
         alpha = (image if image.mode == "RGBA" else image.convert("RGBA")).getchannel("A")
         transparent = alpha.getextrema() != (255, 255)
-    return image.mode in _GREY_MODES, transparent
+    return image.mode in _GRAY_MODES, transparent
 
 
 def _with_8_bits(values: NDArray[np.generic], mode: str) -> NDArray[np.uint8]:
@@ -337,7 +337,7 @@ def _with_8_bits(values: NDArray[np.generic], mode: str) -> NDArray[np.uint8]:
 
 
 def _fill_transparent(image: Image.Image) -> Image.Image:
-    """Give fully transparent pixels of an RGBA image the colours of visible neighbours.
+    """Give fully transparent pixels of an RGBA image the colors of visible neighbors.
 
     Pixels are averaged into ever smaller pictures.  Holes are filled from the next smaller picture, finally with black.
     """
@@ -413,7 +413,7 @@ def _chosen(im: Image.Image) -> dict[str, Any]:
 class _Still(NamedTuple):
     """What must be known of a frame before frame 0 is encoded.   duration: as the frame itself says it, 0 if not."""
 
-    grey: bool
+    gray: bool
     transparent: bool
     size: tuple[int, int]
     duration: Any
@@ -475,8 +475,8 @@ def _animation(im: Image.Image, sources: list[Image.Image]) -> bytes | None:
         return None
     _check_frames(stills)
     durations, plays = _durations(im, stills), _plays(im)
-    grey, has_alpha = all(still.grey for still in stills), any(still.transparent for still in stills)
-    mode = container.Mode["LA" if grey and has_alpha else "L" if grey else "RGBA" if has_alpha else "RGB"]
+    gray, has_alpha = all(still.gray for still in stills), any(still.transparent for still in stills)
+    mode = container.Mode["LA" if gray and has_alpha else "L" if gray else "RGBA" if has_alpha else "RGB"]
 
     def further() -> Iterator[moving.Picture]:
         return (_picture(frame, mode) for frame in islice(_frames_of(sources), 1, None))

@@ -139,28 +139,28 @@ def decode(file: Container) -> Decoded:
     return found._replace(pixels=finish(file, found.pixels))
 
 
-def finish(file: Container, colour: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Add to the network's colours what else a file holds: guard patches and alpha.  Changes `colour`.
+def finish(file: Container, color: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Add to the network's colors what else a file holds: guard patches and alpha.  Changes `color`.
 
-    colour: uint8 (H, W, 3).   Returns uint8 (H, W, bands of the mode).
+    color: uint8 (H, W, 3).   Returns uint8 (H, W, bands of the mode).
     Raises MalformedError, UnsupportedError, LimitError, and BackendError if Pillow lacks WebP.
     """
-    add_patches(file, colour)
-    return assemble(colour, read_alpha(file), file.header.mode)
+    add_patches(file, color)
+    return assemble(color, read_alpha(file), file.header.mode)
 
 
-def add_patches(file: Container, colour: NDArray[np.uint8]) -> None:
-    """Blend the guard patches of a file, if it has any, over the network's colours, uint8 (H, W, 3), in place.
+def add_patches(file: Container, color: NDArray[np.uint8]) -> None:
+    """Blend the guard patches of a file, if it has any, over the network's colors, uint8 (H, W, 3), in place.
 
     Raises MalformedError, UnsupportedError, LimitError, and BackendError if Pillow lacks WebP.
     """
     patches = read_patches(file)
     if patches is not None:
-        guard_patches.blend(colour, patches.rects, guard_patches.decode(patches))
+        guard_patches.blend(color, patches.rects, guard_patches.decode(patches))
 
 
 def of_network(file: Container, found: Quantized | None = None, part: tuple[slice, slice] | None = None) -> Decoded:
-    """Decode the latent of a file alone: pixels are the network's colours, uint8 (H, W, 3).  See `decode`.
+    """Decode the latent of a file alone: pixels are the network's colors, uint8 (H, W, 3).  See `decode`.
 
     found: the latent, if it is known already or is that of a further frame.
     part: rows and columns of latent positions that are wanted; None for all.  Pixels are those of the part then.
@@ -182,17 +182,17 @@ def of_network(file: Container, found: Quantized | None = None, part: tuple[slic
             latent = denoiser.denoise(latent, found.noise, int(options.denoise_steps), progress.report)
     with progress.part(0.1 if denoiser is None else 0.5, 1):
         if part is None:
-            colour = network.decode(latent, found.rate, progress.report)
+            color = network.decode(latent, found.rate, progress.report)
         else:
-            colour = network.decode_part(latent, found.rate, *part, progress.report)
+            color = network.decode_part(latent, found.rate, *part, progress.report)
     top, left = (space.factor * (positions.start or 0) for positions in part or (slice(0), slice(0)))
-    colour = colour[: header.height - top, : header.width - left]
+    color = color[: header.height - top, : header.width - left]
     own = header.model.hex()
     name = model.name if network.hash == own else f"{model.name} in place of {own}"
     # Of other types than float32 the specification says nothing.  The embedded model does not know them.
     exact = model.name == registry.EMBEDDED or options.dtype == "float32"
     is_own = network.hash == own and denoiser is None and exact
-    return Decoded(colour, name, None if denoiser is None else denoiser.name, is_own)
+    return Decoded(color, name, None if denoiser is None else denoiser.name, is_own)
 
 
 def read_alpha(file: Container) -> NDArray[np.uint8] | None:
@@ -201,14 +201,14 @@ def read_alpha(file: Container) -> NDArray[np.uint8] | None:
     return None if data is None else alpha_plane.decode(data, file.header.width, file.header.height)
 
 
-def assemble(colour: NDArray[np.uint8], alpha: NDArray[np.uint8] | None, mode: Mode) -> NDArray[np.uint8]:
-    """Return the bands of a mode, uint8 (H, W, bands), from colour (H, W, 3) and alpha (H, W)."""
+def assemble(color: NDArray[np.uint8], alpha: NDArray[np.uint8] | None, mode: Mode) -> NDArray[np.uint8]:
+    """Return the bands of a mode, uint8 (H, W, bands), from color (H, W, 3) and alpha (H, W)."""
     if mode in (Mode.L, Mode.LA):
-        grey = np.empty((*colour.shape[:2], 1), np.uint8)
-        for row, line in zip(grey, colour, strict=True):  # One row at a time: floats take four times the memory.
+        gray = np.empty((*color.shape[:2], 1), np.uint8)
+        for row, line in zip(gray, color, strict=True):  # One row at a time: floats take four times the memory.
             row[:, 0] = np.rint(line @ np.array(LUMA, np.float32))
-        colour = grey
-    return colour if alpha is None else np.concatenate([colour, alpha[:, :, None]], axis=2)
+        color = gray
+    return color if alpha is None else np.concatenate([color, alpha[:, :, None]], axis=2)
 
 
 # Preview
@@ -247,18 +247,18 @@ def preview(file: Container, scale: int) -> NDArray[np.uint8]:
     header = file.header
     width, height = preview_size(header, scale)
     tables = spaces.tables(spaces.by_code(header.space))
-    colour = linear.preview(read_latent(file), tables, scale)[:height, :width]
+    color = linear.preview(read_latent(file), tables, scale)[:height, :width]
     patches = read_patches(file)
     if patches is not None:
         pixels, reduction = guard_patches.decode(patches), preview_reduction(header, scale)
-        guard_patches.blend_preview(colour, patches.rects, pixels, (header.width, header.height), reduction)
+        guard_patches.blend_preview(color, patches.rects, pixels, (header.width, header.height), reduction)
     alpha = read_alpha(file)
     if alpha is not None:
         reduction = preview_reduction(header, scale)
         rows = np.minimum(np.arange(height) * reduction + reduction // 2, alpha.shape[0] - 1)
         columns = np.minimum(np.arange(width) * reduction + reduction // 2, alpha.shape[1] - 1)
         alpha = alpha[rows[:, None], columns]
-    return assemble(colour, alpha, header.mode)
+    return assemble(color, alpha, header.mode)
 
 
 # Description

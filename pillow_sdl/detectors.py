@@ -1,6 +1,6 @@
 """Find text and faces in pictures, with packages of the extra `pillow-sdl[guard]`.
 
-Text: the detector of RapidOCR (PP-OCR, Apache-2.0).  Faces: the frontal face detector of dlib (Boost licence), which
+Text: the detector of RapidOCR (PP-OCR, Apache-2.0).  Faces: the frontal face detector of dlib (Boost license), which
 finds faces of about 20 pixels and more in pictures of up to a megapixel, and of about 40 in larger ones.  The weights
 of both are in their packages; nothing is downloaded.
 """

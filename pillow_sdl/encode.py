@@ -53,7 +53,7 @@ def encode(
 ) -> bytes:
     """Return the file of a picture or of an animation.
 
-    pixels: uint8 (H, W, 3); for modes L and LA the grey value three times.
+    pixels: uint8 (H, W, 3); for modes L and LA the gray value three times.
     alpha: uint8 (H, W) for modes LA and RGBA, else None.
     source: the further frames of an animation, whose frame 0 are `pixels` and `alpha`.  None for a still picture.
     Raises ValueError for arrays or a size that the format cannot hold, ModelError, BackendError.
@@ -146,7 +146,7 @@ def _drawing(coder: LatentCoder, pixels: NDArray[np.uint8], options: EncodeOptio
     """Return the file of a picture that is stored as one patch, None if a latent does better.
 
     The file takes at most `target_bytes`, or without a target at most as many bytes as the file of the latent.  Without
-    a target, a lossless patch may always take up to `DRAWING` bytes.  A patch with fewer colours is used only if its
+    a target, a lossless patch may always take up to `DRAWING` bytes.  A patch with fewer colors is used only if its
     squared error is below that of the latent.  The patch covers the whole picture, so nothing of the latent is visible.
     """
     target = options.target
@@ -211,9 +211,9 @@ def _with_decode(
 
     def finished(found: CodedFile, limit: int) -> tuple[bytes, int]:
         """Return the file with its additions, and the bytes that they take.   limit: bytes for patches."""
-        colour = _shown(found)
-        patches = guard.choose(pixels, colour, limit - SECTION_FRAME, cells) if guarded else None
-        added = _additions(found.container, colour, pixels, patches, measured=options.with_fidelity)
+        color = _shown(found)
+        patches = guard.choose(pixels, color, limit - SECTION_FRAME, cells) if guarded else None
+        added = _additions(found.container, color, pixels, patches, measured=options.with_fidelity)
         return _with_sections(found.container, added), sum(len(section.to_bytes()) for section in added)
 
     coded = 1 / (1 + 2 / coding.duration(options))
@@ -259,7 +259,7 @@ def _share_of(size: int, share: float) -> int:
 
 def _additions(
     file: Container,
-    colour: NDArray[np.uint8],
+    color: NDArray[np.uint8],
     pixels: NDArray[np.uint8],
     patches: guard_patches.Patches | None,
     *,
@@ -267,7 +267,7 @@ def _additions(
 ) -> list[Section]:
     """Return the sections that are made of a file's own decode.
 
-    colour: what the network makes of the file, uint8 (H, W, 3).   pixels: the original, of the same shape.
+    color: what the network makes of the file, uint8 (H, W, 3).   pixels: the original, of the same shape.
     patches: guard patches, None for none.   measured: whether there is a fidelity map.
     """
     header = file.header
@@ -276,7 +276,7 @@ def _additions(
         found.append(Section(Name.GUARD, guard_patches.pack(patches, header.width, header.height)))
     if measured:
         # The map is about the picture with its patches.
-        shown = decode.finish(Container(header._replace(mode=header.mode.opaque), tuple(found)), colour)
+        shown = decode.finish(Container(header._replace(mode=header.mode.opaque), tuple(found)), color)
         fidelity = fidelity_map.measure(pixels[:, :, : shown.shape[2]], shown)
         found.insert(0, Section(Name.FIDELITY, fidelity))
     return found

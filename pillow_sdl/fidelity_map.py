@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LUMA: Final = (0.299, 0.587, 0.114)
-"""Weights of red, green and blue in a grey value: ITU-R BT.601, as in Pillow's conversion to L."""
+"""Weights of red, green and blue in a gray value: ITU-R BT.601, as in Pillow's conversion to L."""
 
 TOLERANCE: Final = 1.1
 """Root mean square, in levels, by which a conforming decoder may differ from the reference in a cell (SPEC 12)."""
@@ -113,12 +113,12 @@ def luminance(pixels: NDArray[np.uint8], rows: slice) -> NDArray[np.float32]:
     return np.pad(pixels[wanted].astype(np.float32) @ weights, ((0, 0), (RADIUS, RADIUS)), mode="edge")
 
 
-def detail(grey: NDArray[np.float32]) -> NDArray[np.float32]:
+def detail(gray: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the fine detail of a luminance: what a box blur removes.  It is smaller by `RADIUS` on each side."""
     size = 2 * RADIUS + 1
-    blurred = sliding_window_view(grey, size, 0).mean(2)
+    blurred = sliding_window_view(gray, size, 0).mean(2)
     blurred = sliding_window_view(blurred, size, 1).mean(2)
-    result: NDArray[np.float32] = grey[RADIUS:-RADIUS, RADIUS:-RADIUS] - blurred
+    result: NDArray[np.float32] = gray[RADIUS:-RADIUS, RADIUS:-RADIUS] - blurred
     return result
 
 

@@ -40,23 +40,23 @@ TINY: Final = 32
 """Pixels along the shorter side below which a picture is guarded as a whole: it has one latent position there."""
 
 EVEN: Final = 0.5
-"""Share of pixels with the colour of their left and upper neighbours from which on a picture is probably drawn."""
+"""Share of pixels with the color of their left and upper neighbors from which on a picture is probably drawn."""
 
 WEBP_QUALITY: Final = (30, 90)
 QUALITY_STEP: Final = 6
 """Lowest and highest WebP quality of patches, and the distance of the qualities that are tried."""
 
-COLOURS: Final = (2, 3, 4, 8, 16)
-"""Numbers of colours to which drawn atlases are reduced."""
+COLORS: Final = (2, 3, 4, 8, 16)
+"""Numbers of colors to which drawn atlases are reduced."""
 
 DRAWN: Final = 25.0
 """Mean square error of the largest of these numbers, in squared levels, below which an atlas counts as drawn."""
 
-FEW_COLOURS: Final = 6.0
-"""The same for whole pictures, in which a gradient of many colours would become a few steps."""
+FEW_COLORS: Final = 6.0
+"""The same for whole pictures, in which a gradient of many colors would become a few steps."""
 
 MOST_REDUCED: Final = 4
-"""How many times fewer bytes a drawing can take at most after its colours were reduced, about."""
+"""How many times fewer bytes a drawing can take at most after its colors were reduced, about."""
 
 MOST_CRUNCHED: Final = 1.5
 """How many times fewer bytes WebP's slow coding without loss takes than its fastest one at most, about."""
@@ -123,10 +123,10 @@ def is_drawn(pixels: NDArray[np.uint8]) -> bool:
 
 
 def drawings(pixels: NDArray[np.uint8], room: int) -> Iterator[tuple[Patches, float]]:
-    """Yield a picture as one patch without loss, then with fewer and fewer colours, each with its mean square error.
+    """Yield a picture as one patch without loss, then with fewer and fewer colors, each with its mean square error.
 
-    pixels: uint8 (H, W, 3), see `is_drawn`.   room: bytes that the section may take.  Fewer colours are not tried if
-    the patch without loss takes several times as much, or if the picture needs many colours.
+    pixels: uint8 (H, W, 3), see `is_drawn`.   room: bytes that the section may take.  Fewer colors are not tried if
+    the patch without loss takes several times as much, or if the picture needs many colors.
     """
     height, width = pixels.shape[:2]
     rect = Rect(0, 0, *stored.grid(width, height))
@@ -137,9 +137,9 @@ def drawings(pixels: NDArray[np.uint8], room: int) -> Iterator[tuple[Patches, fl
 
     exact = patches(atlas)
     yield exact, 0.0
-    if len(exact.data) <= MOST_REDUCED * room and _error(atlas, _reduced(atlas, max(COLOURS))) < FEW_COLOURS:
-        for colours in reversed(COLOURS):
-            reduced = _reduced(atlas, colours)
+    if len(exact.data) <= MOST_REDUCED * room and _error(atlas, _reduced(atlas, max(COLORS))) < FEW_COLORS:
+        for colors in reversed(COLORS):
+            reduced = _reduced(atlas, colors)
             yield patches(reduced), _error(atlas, reduced)
 
 
@@ -197,7 +197,7 @@ def _statistics(
     bright, shown = (
         np.pad(luminance(pixels, rows), ((0, 0), (0, missing)), mode="edge") for pixels in (original, decoded)
     )
-    error, own = (np.sqrt(np.square(_in_cells(detail(grey))).mean(2)) for grey in (shown - bright, bright))
+    error, own = (np.sqrt(np.square(_in_cells(detail(gray))).mean(2)) for gray in (shown - bright, bright))
     inner = bright[RADIUS - 1 : 1 - RADIUS, RADIUS - 1 : 1 - RADIUS]
     dx, dy = inner[1:-1, 2:] - inner[1:-1, :-2], inner[2:, 1:-1] - inner[:-2, 1:-1]
     gradient = _in_cells(np.maximum(np.abs(dx), np.abs(dy)))
@@ -310,7 +310,7 @@ def _patches(
 def _coded(atlas: Image.Image, limit: int, highest: int, *, lossy: bool) -> tuple[int, bytes] | None:
     """Return the method and the data of an atlas with the least error of at most `limit` bytes.  None if none fits.
 
-    Letters and drawings on even ground are smallest without loss after their colours were reduced to a few.
+    Letters and drawings on even ground are smallest without loss after their colors were reduced to a few.
     """
     known: dict[int, bytes] = {}
 
@@ -321,10 +321,10 @@ def _coded(atlas: Image.Image, limit: int, highest: int, *, lossy: bool) -> tupl
     qualities = range(WEBP_QUALITY[0], highest + 1, QUALITY_STEP)
     count = bisect_right(qualities, limit, key=size)
     found = [(0, known[qualities[count - 1]])] if count else []
-    if not lossy and _error(atlas, _reduced(atlas, max(COLOURS))) < DRAWN:
-        for colours in COLOURS:
-            picture = _reduced(atlas, colours)
-            # A photo of few colours takes seconds with slower codings, and is too large in the end.
+    if not lossy and _error(atlas, _reduced(atlas, max(COLORS))) < DRAWN:
+        for colors in COLORS:
+            picture = _reduced(atlas, colors)
+            # A photo of few colors takes seconds with slower codings, and is too large in the end.
             if len(_webp(picture, lossless=True, quality=0, method=0)) > MOST_CRUNCHED * limit:
                 break
             found.append(stored.chunk(_webp(picture, lossless=True, quality=90, method=6)))
@@ -336,9 +336,9 @@ def _coded(atlas: Image.Image, limit: int, highest: int, *, lossy: bool) -> tupl
     return min((found[index] for index in good), key=lambda coding: len(coding[1]))
 
 
-def _reduced(atlas: Image.Image, colours: int) -> Image.Image:
-    """Return a picture with at most some number of colours."""
-    return atlas.quantize(colours, Image.Quantize.MEDIANCUT, kmeans=1, dither=Image.Dither.NONE).convert("RGB")
+def _reduced(atlas: Image.Image, colors: int) -> Image.Image:
+    """Return a picture with at most some number of colors."""
+    return atlas.quantize(colors, Image.Quantize.MEDIANCUT, kmeans=1, dither=Image.Dither.NONE).convert("RGB")
 
 
 def _error(first: Image.Image, second: Image.Image) -> float:

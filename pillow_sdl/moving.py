@@ -4,7 +4,7 @@
     format.frames -> `with_changes`, `with_alpha` -> symbols and alpha of the frame
 
 A position takes new symbols if one of its pixels has changed in the source, and keeps its symbols otherwise.  The
-encoder's output would also change at neighbouring positions.  Keeping the old symbols there costs at most 0.05 dB,
+encoder's output would also change at neighboring positions.  Keeping the old symbols there costs at most 0.05 dB,
 saves a tenth of the bytes, and more than halves the flicker around a moving object.
 """
 
@@ -171,7 +171,7 @@ def steps(
     """Return the changes of each further frame.
 
     first: frame 0.   done: called after each frame.
-    A pixel that is fully transparent does not count as changed and keeps the colour that it has.
+    A pixel that is fully transparent does not count as changed and keeps the color that it has.
     """
     known, alpha = first
     found = []

@@ -61,7 +61,7 @@ class EncodeOptions:
     and tune "psnr"; effort has no effect; target_bytes looks for the largest palette.
     palette_size: largest number of palette entries, 1 to 256.
     dither: whether the quantizer "palette" uses error diffusion, which passes the error of each latent position on to
-        its neighbours.
+        its neighbors.
     effort: 0 (fastest) to 9.  Effort 0 writes payload "zstd" unless payload says otherwise.  From effort 3 on there is
     a fidelity map, and some pictures are stored as pixels (see guard).  Efforts 6 to 9 also refine the latent through
     the decoder's gradient.  This needs the extra `pillow-sdl[torch]`, saves bytes at equal PSNR, and takes 10 to 60
@@ -75,7 +75,7 @@ class EncodeOptions:
     `pillow-sdl[guard]`.  A list of boxes (left, top, right, bottom) in pixels.  A mask: an image of the picture's size;
     pixels that are not 0 are guarded.  None (the default): no parts.  Two kinds of pictures are stored entirely as
     pixels: those with a side below 32 pixels, and drawings that take no more bytes this way than as a latent, with all
-    or a few of their colours.  The default does so from effort 3 on; "auto", "text" and "faces" do at every effort.
+    or a few of their colors.  The default does so from effort 3 on; "auto", "text" and "faces" do at every effort.
     guard_share: largest part of the file's bytes that these pixels may take, 0.01 to 0.95.  It does not hold for
     pictures that are stored as pixels as a whole.
     icc_profile, exif, xmp: bytes to store; empty for none; at most 16 MiB each.

@@ -21,7 +21,7 @@ DEEP: Final = re.compile(r";(12|14|16|32)[BLN]")
 """Names of Pillow's raw modes with more than 8 bits a sample, such as RGB;16B.  BGR;16 has 16 bits a pixel."""
 
 # Tags that describe how a TIFF file stores its pixels, and those of XMP and the ICC profile, which are stored apart:
-# size, compression, colour coding, strips, tiles, samples, 700 (XMP), 34675 (ICC profile).
+# size, compression, color coding, strips, tiles, samples, 700 (XMP), 34675 (ICC profile).
 LAYOUT_TAGS: Final = frozenset(
     [*range(254, 260), 262, 266, 273, *range(277, 280), 284, 317, *range(320, 326), 338, 339, 700, 34675]
 )

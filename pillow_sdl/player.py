@@ -72,9 +72,9 @@ class Player:
         decoded = None
         if with_pixels:
             decoded = decode.of_network(self._file, found)
-            colour = decoded.pixels.copy()
-            decode.add_patches(self._file, colour)
-            decoded = decoded._replace(pixels=colour)
+            color = decoded.pixels.copy()
+            decode.add_patches(self._file, color)
+            decoded = decoded._replace(pixels=color)
         return _State(0, found, alpha, decoded)
 
     def _next(self, state: _State, frame: Frame, *, with_pixels: bool) -> _State:
@@ -95,7 +95,7 @@ class Player:
     def _merged(
         self, before: Decoded | None, new: NDArray[np.uint8], boxes: Sequence[Box], around: Box
     ) -> NDArray[np.uint8]:
-        """Return the colours of a frame, uint8 (H, W, 3).
+        """Return the colors of a frame, uint8 (H, W, 3).
 
         before: the frame before it, None if all pixels are new.   new: the pixels of the latent positions `around`.
         """
@@ -103,20 +103,20 @@ class Player:
         factor = spaces.by_code(header.space).factor
         if before is None:
             return new
-        colour = before.pixels.copy()
+        color = before.pixels.copy()
         top, left = factor * around.top, factor * around.left
         for box in boxes:
             rows, columns = (slice(factor * place.start, factor * place.stop) for place in box.slices)
-            target = colour[rows, columns]
+            target = color[rows, columns]
             target[...] = new[rows.start - top :, columns.start - left :][: target.shape[0], : target.shape[1]]
-        return colour
+        return color
 
 
 class _State:
     """The frame that was shown last.
 
     found: its symbols.   alpha: its alpha plane, uint8 (H, W), None without alpha.
-    decoded: its colours before they become grey, uint8 (H, W, 3); None if a later frame is needed first.
+    decoded: its colors before they become gray, uint8 (H, W, 3); None if a later frame is needed first.
     """
 
     def __init__(self, index: int, found: Quantized, alpha: NDArray[np.uint8] | None, decoded: Decoded | None) -> None:

@@ -102,7 +102,7 @@ class Model:
     """An autoencoder.
 
     name: as in `save(model=...)`.   space: name of its latent space.
-    network: "embedded", or the name of its class in diffusers.   licence: an SPDX expression or a name.
+    network: "embedded", or the name of its class in diffusers.   license: an SPDX expression or a name.
     hash: first 16 bytes of the decoder's hash, hexadecimal (SPEC 7.2); "" if files name the hash of what is found.
     weights, graphs: its files in the package, None for a model that must be fetched.
     repositories: where to fetch it, the first to be tried first.   megabytes: size of the download, about.
@@ -112,7 +112,7 @@ class Model:
     name: str
     space: str
     network: str
-    licence: str
+    license: str
     hash: str = ""
     weights: StoredFile | None = None
     graphs: Graphs | None = None

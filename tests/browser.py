@@ -138,7 +138,7 @@ class Browser:
         self.run("Promise.allSettled([...document.images].map((image) => image.decode())).then(() => true)")
 
     def prefer(self, scheme: str) -> None:
-        """Let the system prefer a colour scheme, "light" or "dark"."""
+        """Let the system prefer a color scheme, "light" or "dark"."""
         self.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         self.run("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))")
 

@@ -70,23 +70,23 @@ def _palette() -> Image.Image:
     return gradient().quantize(64)
 
 
-def _grey() -> Image.Image:
+def _gray() -> Image.Image:
     return gradient().getchannel("R")
 
 
 MODES: dict[str, Callable[[], Image.Image]] = {
-    "1": lambda: _grey().convert("1", dither=Image.Dither.NONE),
+    "1": lambda: _gray().convert("1", dither=Image.Dither.NONE),
     "CMYK": lambda: gradient().convert("CMYK"),
-    "F": lambda: _grey().convert("F"),
+    "F": lambda: _gray().convert("F"),
     "HSV": lambda: gradient().convert("HSV"),
-    "I": lambda: _grey().convert("I"),
+    "I": lambda: _gray().convert("I"),
     "I;16": lambda: _deep("I;16", "<u2"),
     "I;16B": lambda: _deep("I;16B", ">u2"),
     "I;16L": lambda: _deep("I;16L", "<u2"),
     "I;16N": lambda: _deep("I;16N", "=u2"),
-    "L": _grey,
-    "LA": lambda: _with_alpha(_grey()),
-    "La": lambda: _with_alpha(_grey()).convert("La"),
+    "L": _gray,
+    "LA": lambda: _with_alpha(_gray()),
+    "La": lambda: _with_alpha(_gray()).convert("La"),
     "LAB": lambda: gradient().convert("LAB"),
     "P": _palette,
     "PA": lambda: _with_alpha(_palette().convert("PA")),
@@ -99,10 +99,10 @@ MODES: dict[str, Callable[[], Image.Image]] = {
 """Functions that make a smooth picture of each mode of Pillow."""
 
 KEYED: dict[str, Callable[[], Image.Image]] = {
-    "L, one grey clear": lambda: _keyed(_grey(), 255),
+    "L, one gray clear": lambda: _keyed(_gray(), 255),
     "P, one index clear": lambda: _keyed(_palette(), 3),
     "P, alpha for each index": lambda: _keyed(_palette(), bytes(range(0, 256, 4))),
-    "RGB, one colour clear": lambda: _keyed(gradient(), (255, 0, 0)),
+    "RGB, one color clear": lambda: _keyed(gradient(), (255, 0, 0)),
 }
 """Functions that make pictures whose transparency is in `info`."""
 

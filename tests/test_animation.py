@@ -51,10 +51,10 @@ def ground(width: int = WIDTH, height: int = HEIGHT) -> Image.Image:
         return image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS, box=(100, 50, 420, 290))
 
 
-def with_disc(picture: Image.Image, x: int, y: int, colour: str = "red") -> Image.Image:
+def with_disc(picture: Image.Image, x: int, y: int, color: str = "red") -> Image.Image:
     """Return a picture with a disc of 20 pixels."""
     found = picture.copy()
-    ImageDraw.Draw(found).ellipse((x, y, x + 20, y + 20), fill=colour)
+    ImageDraw.Draw(found).ellipse((x, y, x + 20, y + 20), fill=color)
     return found
 
 
@@ -600,7 +600,7 @@ def test_a_part_is_that_of_the_whole(exact: bool, monkeypatch: pytest.MonkeyPatc
 
 
 def sprites(mode: str) -> list[Image.Image]:
-    """Return frames in which a grey disc moves over nothing."""
+    """Return frames in which a gray disc moves over nothing."""
     found = []
     for index in range(3):
         frame = Image.new("LA", (70, 50))
@@ -622,22 +622,22 @@ def test_every_mode(mode: str) -> None:
 
 
 def test_frames_of_several_modes_get_one_that_holds_them_all() -> None:
-    """Grey, colour, and transparency."""
-    grey, colour, clear = images.checker(40, 30), images.gradient(40, 30), sprites("RGBA")[0].resize((40, 30))
+    """Gray, color, and transparency."""
+    gray, color, clear = images.checker(40, 30), images.gradient(40, 30), sprites("RGBA")[0].resize((40, 30))
     for pictures, mode in (
-        ([grey, grey], "L"),
-        ([grey, colour], "RGB"),
-        ([colour, grey], "RGB"),
-        ([grey, sprites("LA")[0].resize((40, 30))], "LA"),
-        ([grey, clear], "RGBA"),
-        ([clear, grey], "RGBA"),
+        ([gray, gray], "L"),
+        ([gray, color], "RGB"),
+        ([color, gray], "RGB"),
+        ([gray, sprites("LA")[0].resize((40, 30))], "LA"),
+        ([gray, clear], "RGBA"),
+        ([clear, gray], "RGBA"),
     ):
         image = opened(animated(pictures))
         assert image.mode == mode
         for frame in ImageSequence.Iterator(image):
             assert frame.mode == mode
             frame.load()
-    assert opened(animated([grey, clear])).getchannel("A").getextrema() == (255, 255)
+    assert opened(animated([gray, clear])).getchannel("A").getextrema() == (255, 255)
 
 
 def test_alpha_that_hides_nothing_is_not_stored() -> None:
@@ -645,8 +645,8 @@ def test_alpha_that_hides_nothing_is_not_stored() -> None:
     assert opened(animated([frame.convert("RGBA") for frame in movie()])).mode == "RGB"
 
 
-def test_colours_that_nobody_sees_change_nothing() -> None:
-    """A pixel that is fully transparent keeps the colour that it has."""
+def test_colors_that_nobody_sees_change_nothing() -> None:
+    """A pixel that is fully transparent keeps the color that it has."""
     first, second = images.gradient(64, 48).convert("RGBA"), images.noise(64, 48).convert("RGBA")
     for picture in (first, second):
         picture.putalpha(0)

@@ -85,7 +85,7 @@ def test_means_say_how_far_distances_fall() -> None:
         row("step 1", "small", 0.2),
     ]
     rows += [row(denoise.UNQUANTIZED, "off", 0.05)]
-    plain, better, ceiling = denoise.summarise(rows)
+    plain, better, ceiling = denoise.summarize(rows)
     assert plain["lpips"] == pytest.approx(0.3)
     assert better["percent"] == pytest.approx({"lpips": -50.0, "dists": -50.0})
     assert "percent" not in plain
@@ -98,7 +98,7 @@ def test_a_palettes_bytes_are_compared_with_the_scalar_curve() -> None:
     rows = [row(point, "small", lpips, size) for point, lpips, size in curve]
     rows += [row("palette", "small", 0.2, 5000.0), row("palette, no dither", "small", 0.5, 5000.0)]
     rows += [row("palette", "off", 0.2, 5000.0)]
-    inside, outside, alone = denoise.against_palettes(denoise.summarise(rows))
+    inside, outside, alone = denoise.against_palettes(denoise.summarize(rows))
     assert inside["bytes"] == pytest.approx(2000)
     assert inside["percent"] == pytest.approx(40)
     assert outside["percent"] is None

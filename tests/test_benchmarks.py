@@ -56,7 +56,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def picture() -> Image.Image:
-    """Noise of three colours, which takes many bytes in every format."""
+    """Noise of three colors, which takes many bytes in every format."""
     return Image.merge("RGB", [Image.effect_noise((96, 64), sigma) for sigma in (30, 60, 90)])
 
 
@@ -287,7 +287,7 @@ PERCEPTUAL: rd.Perceptual = {"lpips": Difference(), "dists": Difference()}
 
 @pytest.fixture
 def paths(tmp_path: Path) -> list[Path]:
-    """Two photos, as small as MS-SSIM allows.  One has a colour profile that is too large for all wanted rates."""
+    """Two photos, as small as MS-SSIM allows.  One has a color profile that is too large for all wanted rates."""
     folder = tmp_path / "photos"
     folder.mkdir()
     for index in range(2):

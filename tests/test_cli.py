@@ -368,7 +368,7 @@ def animation(kind: str) -> Callable[[], bytes]:
 
     def make() -> bytes:
         target = io.BytesIO()
-        frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "green", "blue")]
+        frames = [Image.new("RGB", (16, 16), color) for color in ("red", "green", "blue")]
         frames[0].save(target, kind, save_all=True, append_images=frames[1:])
         return target.getvalue()
 
@@ -399,14 +399,14 @@ FRAMES, DEPTH, WIDE = "only the first of 3 frames", "more than 8 bits", "are sto
         pytest.param(animation("PNG"), None, id="PNG, frames"),
         pytest.param(animation("WEBP"), None, id="WebP, frames"),
         pytest.param(animation("TIFF"), FRAMES, id="TIFF, frames"),
-        pytest.param(still("I;16", "PNG"), DEPTH, id="PNG, 16 bits, grey"),
-        pytest.param(png_of_16_bits, DEPTH, id="PNG, 16 bits, colour"),
-        pytest.param(still("I;16", "TIFF"), DEPTH, id="TIFF, 16 bits, grey"),
+        pytest.param(still("I;16", "PNG"), DEPTH, id="PNG, 16 bits, gray"),
+        pytest.param(png_of_16_bits, DEPTH, id="PNG, 16 bits, color"),
+        pytest.param(still("I;16", "TIFF"), DEPTH, id="TIFF, 16 bits, gray"),
         pytest.param(still("I", "TIFF"), WIDE, id="TIFF, 32 bits"),
         pytest.param(still("F", "TIFF"), WIDE, id="TIFF, float"),
         pytest.param(bmp_of_16_bits, None, id="BMP, 16 bits a pixel"),
         pytest.param(still("RGB", "GIF"), None, id="GIF, one frame"),
-        pytest.param(still("L", "PNG"), None, id="PNG, grey"),
+        pytest.param(still("L", "PNG"), None, id="PNG, gray"),
         pytest.param(still("RGB", "TIFF"), None, id="TIFF, RGB"),
     ],
 )

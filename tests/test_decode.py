@@ -198,16 +198,16 @@ def test_unknown_numbers_are_refused_without_a_network(field: str, way: str, pla
         WAYS[way](images.with_header(plain_file, **{field: 77}))
 
 
-# Grey
+# Gray
 
 
-def test_grey_is_weighed_by_bt_601() -> None:
-    """Every grey of three equal bands keeps its value, and the weights are those of Pillow's conversion."""
+def test_gray_is_weighed_by_bt_601() -> None:
+    """Every gray of three equal bands keeps its value, and the weights are those of Pillow's conversion."""
     levels = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2)
     assert np.array_equal(decode.assemble(levels, None, Mode.L)[0, :, 0], np.arange(256))
-    colours = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-    found = decode.assemble(colours, None, Mode.L)[:, :, 0].astype(int)
-    assert np.abs(found - np.asarray(Image.fromarray(colours).convert("L"))).max() <= 1
+    colors = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    found = decode.assemble(colors, None, Mode.L)[:, :, 0].astype(int)
+    assert np.abs(found - np.asarray(Image.fromarray(colors).convert("L"))).max() <= 1
 
 
 # Description

@@ -274,7 +274,7 @@ def test_tiles_of_convolutions_join_exactly(present: Path, monkeypatch: pytest.M
 
 
 def test_tiles_that_depend_on_the_whole_picture_are_blended(present: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Group normalisation differs from tile to tile, but no step at a tile's edge is larger than those within tiles."""
+    """Group normalization differs from tile to tile, but no step at a tile's edge is larger than those within tiles."""
     model = store.load(MSE)
     latent = model.encode(np.asarray(photo(320, 400)))
     monkeypatch.setattr(tiling, "WHOLE", 1)

@@ -78,7 +78,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "docs").mkdir()
     for target in ("photo.jpg", "docs/grace_hopper.jpg"):
         shutil.copy(ROOT / "docs" / "grace_hopper.jpg", tmp_path / target)
-    frames = [Image.new("RGB", (48, 32), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (48, 32), color) for color in ("red", "blue")]
     frames[0].save(tmp_path / "anim.gif", save_all=True, append_images=frames[1:], duration=100, loop=0)
     (tmp_path / "bin").mkdir()
     program = tmp_path / "bin" / "sdl"
@@ -199,8 +199,8 @@ def test_nothing_is_left_to_fill_in() -> None:
         assert "TODO" not in path.read_text("utf-8"), name(path)
 
 
-def test_the_notice_has_the_licence_of_what_weights_derive_from() -> None:
-    """TAESD's licence asks for its copyright line and its text."""
+def test_the_notice_has_the_license_of_what_weights_derive_from() -> None:
+    """TAESD's license asks for its copyright line and its text."""
     text = (ROOT / "NOTICE").read_text("utf-8")
     assert "Copyright (c) 2023 Ollin Boer Bohan" in text
     assert "The above copyright notice and this permission notice shall be included" in text
@@ -265,11 +265,11 @@ def test_the_command_page_is_that_of_the_parser() -> None:
 
 
 def test_all_models_are_in_the_table() -> None:
-    """Those of the registry, each with its licence."""
+    """Those of the registry, each with its license."""
     text = generate.models_page()
     for model in registry.load().models:
         assert re.search(
-            rf"^\| `{re.escape(model.name)}` \| `{model.space}` .*{re.escape(model.licence)}", text, re.MULTILINE
+            rf"^\| `{re.escape(model.name)}` \| `{model.space}` .*{re.escape(model.license)}", text, re.MULTILINE
         )
 
 

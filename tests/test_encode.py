@@ -99,7 +99,7 @@ def test_latents_of_another_shape_are_refused() -> None:
 
 
 def test_the_automatic_payload_is_the_smaller_one(photo: Image.Image) -> None:
-    """A photo takes the context model.  For a grey picture of one position either may be smaller."""
+    """A photo takes the context model.  For a gray picture of one position either may be smaller."""
     for image in (photo, Image.new("L", (16, 16), 99)):
         sizes = {payload: len(images.saved(image, payload=payload)) for payload in ("auto", *PAYLOADS)}
         assert sizes["auto"] == min(sizes.values())

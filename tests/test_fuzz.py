@@ -35,8 +35,8 @@ SEEDS: dict[str, Callable[[], bytes]] = {
     "one pixel": lambda: images.saved(Image.new("RGB", (1, 1), "red"), quality=0),
     "one position": lambda: images.saved(images.gradient(SPACE.factor, SPACE.factor), quality=100),
     "odd": lambda: images.saved(images.noise(35, 17), quality=100),
-    "grey": lambda: images.saved(images.checker(20, 9)),
-    "grey and alpha": lambda: images.saved(images.noise(9, 20, "LA")),
+    "gray": lambda: images.saved(images.checker(20, 9)),
+    "gray and alpha": lambda: images.saved(images.noise(9, 20, "LA")),
     "everything": lambda: images.saved(
         images.noise(7, 5, "RGBA"), quality=0, exif=EXIF, xmp=XMP, icc_profile=b"i" * 99
     ),

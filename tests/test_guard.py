@@ -222,7 +222,7 @@ def test_every_mode_and_small_pictures(mode: str, size: tuple[int, int]) -> None
 
 
 def test_flat_drawings_are_stored_without_loss() -> None:
-    """A chessboard of two colours takes few bytes without loss, and comes back exactly where no weight is below 1."""
+    """A chessboard of two colors takes few bytes without loss, and comes back exactly where no weight is below 1."""
     board = Image.merge("RGB", [images.checker(128, 128, 4)] * 3)
     data = images.saved(board, quality=0, guard=[(0, 0, 128, 128)], guard_share=0.95)
     assert np.array_equal(np.asarray(images.opened(data)), np.asarray(board))
@@ -468,10 +468,10 @@ def test_an_atlas_that_cannot_hold_all_patches_is_not_made() -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (16, 16), (31, 200)])
-@pytest.mark.parametrize("colour", [(255, 0, 0), (0, 255, 0), (250, 250, 251)])
-def test_tiny_pictures_are_guarded_as_a_whole(size: tuple[int, int], colour: tuple[int, int, int]) -> None:
-    """One latent position cannot hold a colour exactly."""
-    picture = Image.new("RGB", size, colour)
+@pytest.mark.parametrize("color", [(255, 0, 0), (0, 255, 0), (250, 250, 251)])
+def test_tiny_pictures_are_guarded_as_a_whole(size: tuple[int, int], color: tuple[int, int, int]) -> None:
+    """One latent position cannot hold a color exactly."""
+    picture = Image.new("RGB", size, color)
     assert images.difference(images.opened(images.saved(picture)), picture) <= 1
 
 
@@ -496,7 +496,7 @@ def drawing(width: int, height: int) -> Image.Image:
 @pytest.mark.parametrize(
     "picture",
     [
-        *(Image.new("RGB", (33, 70), colour) for colour in ((255, 0, 0), (0, 255, 0), (0, 0, 0))),
+        *(Image.new("RGB", (33, 70), color) for color in ((255, 0, 0), (0, 255, 0), (0, 0, 0))),
         Image.new("L", (64, 64), 77),
         Image.new("RGB", (517, 383), (0, 255, 0)),
         drawing(300, 200),
@@ -524,7 +524,7 @@ def test_a_drawing_keeps_its_alpha_and_metadata() -> None:
     assert decode.inspect(images.parsed(data))["bytes"]["e"]
 
 
-def test_a_drawing_of_few_colours_is_nearer_than_a_latent_that_does_not_fit() -> None:
+def test_a_drawing_of_few_colors_is_nearer_than_a_latent_that_does_not_fit() -> None:
     """The target may be smaller than the file of the smallest latent."""
     shape = spaces.shape(EncodeOptions().space, 32, 32)
     coder = LatentCoder(np.zeros(shape, np.float32), 32, 32, bytes(16), options=EncodeOptions())
@@ -540,14 +540,14 @@ def test_a_drawing_that_needs_more_bytes_than_its_latent_is_none() -> None:
 
 
 def test_a_drawing_takes_at_most_its_target_size() -> None:
-    """What fits is stored without loss, for less with fewer colours, and for much less there is the latent."""
+    """What fits is stored without loss, for less with fewer colors, and for much less there is the latent."""
     picture = drawing(300, 200)
     size = len(images.saved(picture))
     data = images.saved(picture, target_bytes=size)
     assert images.difference(images.opened(data), picture) == 0
     less = images.saved(picture, target_bytes=size - 1)
     assert len(less) < size
-    assert len(images.opened(less).getcolors(1 << 16) or []) in guard.COLOURS
+    assert len(images.opened(less).getcolors(1 << 16) or []) in guard.COLORS
     latent = images.saved(picture, target_bytes=size - 1, guard="off")
     whole = (0, 0, *picture.size)
     assert 0 < error(images.opened(less), picture, whole) < error(images.opened(latent), picture, whole)
@@ -566,10 +566,10 @@ def test_photos_and_pictures_too_large_for_a_patch_are_no_drawings() -> None:
     assert not guard.is_drawn(np.zeros((1, CELL * patches.MAX_ATLAS + 1, 3), np.uint8))
 
 
-def test_colours_are_reduced_only_where_that_can_help() -> None:
-    """A patch without loss that takes far too much, and a picture of many colours, are not tried again."""
+def test_colors_are_reduced_only_where_that_can_help() -> None:
+    """A patch without loss that takes far too much, and a picture of many colors, are not tried again."""
     pixels = np.asarray(drawing(300, 200))
-    assert len(list(guard.drawings(pixels, 10_000))) == 1 + len(guard.COLOURS)
+    assert len(list(guard.drawings(pixels, 10_000))) == 1 + len(guard.COLORS)
     assert len(list(guard.drawings(pixels, 10))) == 1
     ramp = np.asarray(images.gradient(128, 64).resize((1024, 512), Image.Resampling.NEAREST))
     assert guard.is_drawn(ramp)

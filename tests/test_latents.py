@@ -231,7 +231,7 @@ def test_a_stream_is_read_from_its_start(plain_file: bytes) -> None:
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
 def test_files_of_all_modes_have_a_latent(mode: str) -> None:
-    """Alpha and grey do not change it."""
+    """Alpha and gray do not change it."""
     data = images.saved(images.MODES[mode]())
     found = pillow_sdl.latents(io.BytesIO(data))
     assert found[1:4] == (SPACE.name, *images.SIZE)

@@ -160,11 +160,11 @@ def test_a_sample_of_equal_vectors_gives_one_entry(monkeypatch: pytest.MonkeyPat
     assert palette.fit(vectors, 9).tolist() == [[0, 0, 0, 0]]
 
 
-def test_a_centre_without_points_moves_to_a_far_point() -> None:
-    """Each empty centre takes one of the points that are farthest from their centres."""
+def test_a_center_without_points_moves_to_a_far_point() -> None:
+    """Each empty center takes one of the points that are farthest from their centers."""
     points = np.array([[0] * 4, [1] * 4, [90] * 4], np.float32)
-    centres = np.array([[0] * 4, [250] * 4, [255] * 4], np.float32)
-    moved = palette._means(points, centres)
+    centers = np.array([[0] * 4, [250] * 4, [255] * 4], np.float32)
+    moved = palette._means(points, centers)
     assert moved[1].tolist() == [90] * 4
     assert moved[2].tolist() == [1] * 4
 

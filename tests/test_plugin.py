@@ -47,7 +47,7 @@ MODES = {**images.MODES, **images.KEYED}
 STORED = {"1": "L", "F": "L", "I": "L", "I;16": "L", "I;16B": "L", "I;16L": "L", "I;16N": "L", "L": "L"}
 STORED |= {"LA": "LA", "La": "LA", "PA": "RGBA", "RGBA": "RGBA", "RGBa": "RGBA"}
 STORED |= dict.fromkeys(("CMYK", "HSV", "LAB", "P", "RGB", "RGBX", "YCbCr"), "RGB")
-STORED |= {"L, one grey clear": "LA", "RGB, one colour clear": "RGBA"}
+STORED |= {"L, one gray clear": "LA", "RGB, one color clear": "RGBA"}
 STORED |= {"P, one index clear": "RGBA", "P, alpha for each index": "RGBA"}
 """The mode of the file of a picture, by the name of the picture."""
 
@@ -65,7 +65,7 @@ def as_stored(name: str) -> Image.Image:
 
 
 def visible(image: Image.Image) -> Image.Image:
-    """Return the image with black where it is fully transparent, so that hidden colours do not count."""
+    """Return the image with black where it is fully transparent, so that hidden colors do not count."""
     if not image.mode.endswith("A"):
         return image
     bare = Image.new(image.mode, image.size)
@@ -81,7 +81,7 @@ def raised_by(action: Callable[[], object]) -> type[BaseException]:
 
 
 def png() -> bytes:
-    """Return the picture of `plain_file` as a PNG, to compare the behaviour of both formats."""
+    """Return the picture of `plain_file` as a PNG, to compare the behavior of both formats."""
     stream = io.BytesIO()
     images.gradient().save(stream, "PNG")
     return stream.getvalue()
@@ -293,7 +293,7 @@ def test_a_picture_of_every_mode_is_converted_by_the_table(name: str, perfect: P
     found = images.reopened(MODES[name](), fidelity=False, guard="off")
     assert found.mode == STORED[name]
     assert found.size == images.SIZE
-    if name == "LAB":  # through colour profiles, rounded on the way
+    if name == "LAB":  # through color profiles, rounded on the way
         assert images.difference(found, expected) < 2
     else:
         assert images.difference(visible(found), visible(expected)) == 0
@@ -313,7 +313,7 @@ def test_a_picture_of_every_mode_comes_back(name: str) -> None:
         assert found.getchannel("A").tobytes() == expected.getchannel("A").tobytes()
 
 
-def test_lab_is_converted_to_the_srgb_colours_that_it_stands_for(perfect: PerfectModel) -> None:
+def test_lab_is_converted_to_the_srgb_colors_that_it_stands_for(perfect: PerfectModel) -> None:
     """A conversion to Lab and back changes a smooth picture by less than 8 levels on average."""
     found = images.reopened(images.gradient().convert("LAB"), fidelity=False, guard="off")
     assert images.difference(found, images.gradient()) < 8
@@ -384,15 +384,15 @@ def test_a_picture_without_pixels_is_refused(mode: str, size: tuple[int, int], t
     assert not path.exists()
 
 
-def test_a_grey_picture_stays_grey(perfect: PerfectModel) -> None:
-    """Mode L is decoded to one band.  The luma of three equal bands is that grey, for all 256 levels."""
-    greys = Image.frombytes("L", (256, 1), bytes(range(256)))
-    assert images.reopened(greys, fidelity=False, guard="off").tobytes() == greys.tobytes()
+def test_a_gray_picture_stays_gray(perfect: PerfectModel) -> None:
+    """Mode L is decoded to one band.  The luma of three equal bands is that gray, for all 256 levels."""
+    grays = Image.frombytes("L", (256, 1), bytes(range(256)))
+    assert images.reopened(grays, fidelity=False, guard="off").tobytes() == grays.tobytes()
     assert perfect.decodes == 1
 
 
-def test_colours_of_a_grey_picture_are_weighed_as_pillow_does(perfect: PerfectModel) -> None:
-    """If the network gives colours for a grey picture, the luma of SPEC 10 makes it grey."""
+def test_colors_of_a_gray_picture_are_weighed_as_pillow_does(perfect: PerfectModel) -> None:
+    """If the network gives colors for a gray picture, the luma of SPEC 10 makes it gray."""
     data = images.saved(Image.new("L", (2, 1)), guard="off")
     perfect.pixels = np.array([[[255, 0, 0], [10, 200, 90]]], np.uint8)
     assert list(images.opened(data).tobytes()) == [round(0.299 * 255), round(0.299 * 10 + 0.587 * 200 + 0.114 * 90)]
@@ -410,13 +410,13 @@ def test_alpha_is_lossless(mode: str, quality: int) -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 1), (7, 5), (47, 33)])
 @pytest.mark.parametrize("holes", ["some", "all"])
-def test_colours_under_full_transparency_do_not_matter(size: tuple[int, int], holes: str) -> None:
+def test_colors_under_full_transparency_do_not_matter(size: tuple[int, int], holes: str) -> None:
     """Pictures that differ only there have equal files."""
     alpha = Image.new("L", size, 0) if holes == "all" else images.noise(*size, mode="L").point([0, 128, 255, 0] * 64)
     mask = alpha.point(lambda value: 255 if value else 0)
     files = set()
-    for colour in ("black", "red", "white"):
-        image = Image.new("RGB", size, colour)
+    for color in ("black", "red", "white"):
+        image = Image.new("RGB", size, color)
         image.paste(images.gradient(*size), mask=mask)
         image.putalpha(alpha)
         files.add(images.saved(image))
@@ -424,7 +424,7 @@ def test_colours_under_full_transparency_do_not_matter(size: tuple[int, int], ho
 
 
 def test_a_drawing_on_nothing_is_stored_without_loss() -> None:
-    """What transparent pixels hide is filled with the colours beside them, and adds none."""
+    """What transparent pixels hide is filled with the colors beside them, and adds none."""
     drawing = Image.new("RGBA", (200, 100))
     drawing.paste((255, 0, 0, 255), (10, 10, 60, 50))
     data = images.saved(drawing)
@@ -434,7 +434,7 @@ def test_a_drawing_on_nothing_is_stored_without_loss() -> None:
 
 
 def test_a_fully_transparent_picture_is_saved() -> None:
-    """There is no visible colour to fill it with."""
+    """There is no visible color to fill it with."""
     found = images.reopened(Image.new("LA", (20, 20), (77, 0)))
     assert found.getchannel("A").getextrema() == (0, 0)
 
@@ -527,7 +527,7 @@ def test_a_file_is_saved_over_itself(plain_path: Path) -> None:
 def test_the_current_frame_is_saved(tmp_path: Path, perfect: PerfectModel) -> None:
     """The file of an animation holds the frame at which the image stands."""
     path = tmp_path / "moving.gif"
-    frames = [Image.new("RGB", (20, 10), colour) for colour in ("red", "lime", "blue")]
+    frames = [Image.new("RGB", (20, 10), color) for color in ("red", "lime", "blue")]
     frames[0].save(path, save_all=True, append_images=frames[1:])
     with Image.open(path) as moving:
         moving.seek(1)
@@ -592,7 +592,7 @@ def test_a_profile_comes_back_byte_for_byte(srgb: bytes) -> None:
     ],
 )
 def test_the_profile_of_a_picture_is_kept_if_it_fits_the_stored_mode(mode: str, space: bytes, kept: bool) -> None:
-    """A profile of another colour space would describe the stored colours wrongly."""
+    """A profile of another color space would describe the stored colors wrongly."""
     image = images.MODES[mode]()
     profile = bytes(16) + space + bytes(range(108))
     image.info["icc_profile"] = profile
@@ -1143,7 +1143,7 @@ def test_threads_save_and_make_thumbnails(plain_file: bytes) -> None:
 
 
 def test_unusual_pictures_come_back(data_dir: Path) -> None:
-    """Palettes, animations, CMYK, 16 bits, cut-outs, orientations and wide colours are saved, verified and opened."""
+    """Palettes, animations, CMYK, 16 bits, cut-outs, orientations and wide colors are saved, verified and opened."""
     folder = data_dir / "edge"
     paths = sorted(folder.iterdir()) if folder.is_dir() else []
     if not paths:

@@ -116,9 +116,9 @@ class Parsed(html.parser.HTMLParser):
 @pytest.mark.plain
 def test_psnr_by_hand() -> None:
     """An error of 5 levels everywhere; no error; and errors that a uint8 would wrap."""
-    grey = np.full((4, 6, 3), 100, np.uint8)
-    assert metrics.psnr(grey, grey + np.uint8(5)) == pytest.approx(20 * np.log10(255 / 5))
-    assert metrics.psnr(grey, grey) == np.inf
+    gray = np.full((4, 6, 3), 100, np.uint8)
+    assert metrics.psnr(gray, gray + np.uint8(5)) == pytest.approx(20 * np.log10(255 / 5))
+    assert metrics.psnr(gray, gray) == np.inf
     assert metrics.psnr(np.zeros((2, 2), np.uint8), np.full((2, 2), 255, np.uint8)) == pytest.approx(0)
 
 
@@ -155,17 +155,17 @@ def test_ssim_is_that_of_the_paper() -> None:
     assert metrics.ssim(*flat) == pytest.approx((2 * 100 * 50 + 2.55**2) / (100**2 + 50**2 + 2.55**2))
 
 
-def test_ssim_of_colours_is_that_of_their_luma() -> None:
+def test_ssim_of_colors_is_that_of_their_luma() -> None:
     """Blue counts less than green; a picture with a side below 11 pixels has none."""
-    grey = np.full((16, 16, 3), 100, np.uint8)
-    bluer, greener = grey.copy(), grey.copy()
+    gray = np.full((16, 16, 3), 100, np.uint8)
+    bluer, greener = gray.copy(), gray.copy()
     bluer[:, ::2, 2] += 60
     greener[:, ::2, 1] += 60
-    blue, green = metrics.ssim(grey, bluer), metrics.ssim(grey, greener)
+    blue, green = metrics.ssim(gray, bluer), metrics.ssim(gray, greener)
     assert blue is not None
     assert green is not None
     assert green < blue < 1
-    assert metrics.ssim(grey[:10], grey[:10]) is None
+    assert metrics.ssim(gray[:10], gray[:10]) is None
 
 
 # Search
@@ -295,7 +295,7 @@ def test_photos_are_turned_upright(orientation: int) -> None:
 
 
 @pytest.mark.parametrize("mode", images.MODES)
-def test_every_mode_becomes_rgb_or_grey(mode: str) -> None:
+def test_every_mode_becomes_rgb_or_gray(mode: str) -> None:
     """Opaque, of the same size, without metadata."""
     image = images.MODES[mode]()
     found, changes = compare._prepared(image, 100)
@@ -315,7 +315,7 @@ def test_large_photos_are_scaled_down() -> None:
     assert changes == ("Scaled down from 300 \u00d7 200 to 120 \u00d7 80 pixels before it was encoded.",)
 
 
-def test_colours_are_converted_to_srgb(srgb: bytes) -> None:
+def test_colors_are_converted_to_srgb(srgb: bytes) -> None:
     """From a profile that is another one; a broken profile is ignored and named; sRGB changes nothing."""
     image = images.gradient()
     image.info["icc_profile"] = srgb
@@ -323,12 +323,12 @@ def test_colours_are_converted_to_srgb(srgb: bytes) -> None:
     assert (found.tobytes(), changes) == (image.tobytes(), ())
     image.info["icc_profile"] = b"no profile"
     found, changes = compare._prepared(image, 100)
-    assert (found.tobytes(), changes) == (image.tobytes(), ("Its colour profile cannot be read and is ignored.",))
+    assert (found.tobytes(), changes) == (image.tobytes(), ("Its color profile cannot be read and is ignored.",))
     profile = srgb.replace(b"\0s\0R\0G\0B", b"\0o\0t\0h\0r").replace(b"rXYZ", b"1XYZ")
     image.info["icc_profile"] = profile.replace(b"gXYZ", b"rXYZ").replace(b"1XYZ", b"gXYZ")  # Red is green.
     found, (change,) = compare._prepared(image, 100)
     assert found.tobytes() != image.tobytes()
-    assert change.startswith("Converted to sRGB from the colour profile \u201coth")
+    assert change.startswith("Converted to sRGB from the color profile \u201coth")
 
 
 def test_damaged_exif_is_no_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -391,7 +391,7 @@ def test_pictures_are_embedded_without_loss(photo: Image.Image) -> None:
     shown = decoded(small.uri)
     assert shown.format == "JPEG"
     assert len(small.uri) < 60_000 * 4 / 3 + 100
-    match = re.fullmatch(r"JPEG of quality (\d+) with full colour resolution, ([\d.]+) dB from the pixels", small.loss)
+    match = re.fullmatch(r"JPEG of quality (\d+) with full color resolution, ([\d.]+) dB from the pixels", small.loss)
     assert match is not None
     assert int(match[1]) in embed.QUALITIES
     assert float(match[2]) == pytest.approx(images.psnr(shown.convert("RGB"), photo), abs=0.05)
@@ -424,14 +424,14 @@ def test_a_page_of_512_pixels_is_below_2_mb(kind: str, comparison: Comparison) -
 
 
 def test_the_map_is_drawn_with_one_pixel_for_a_cell() -> None:
-    """Colours grow lighter with the error, and stop at the ends of the scale."""
+    """Colors grow lighter with the error, and stop at the ends of the scale."""
     values = np.array([[1, 2, 4], [16, 64, 255]], np.float32)
     drawn = np.asarray(Image.open(io.BytesIO(heat.png(values))).convert("RGB")).astype(int)
     assert drawn.shape == (2, 3, 3)
-    assert drawn[0, 0].tolist() == drawn[0, 1].tolist() == list(heat.COLOURS[0])
-    assert drawn[1, 1].tolist() == drawn[1, 2].tolist() == list(heat.COLOURS[-1])
-    assert drawn[0, 2].tolist() == list(heat.COLOURS[1])
-    between = heat.colours(np.exp2(np.linspace(1, 6, 40, dtype=np.float32))) @ np.array(fidelity_map.LUMA)
+    assert drawn[0, 0].tolist() == drawn[0, 1].tolist() == list(heat.COLORS[0])
+    assert drawn[1, 1].tolist() == drawn[1, 2].tolist() == list(heat.COLORS[-1])
+    assert drawn[0, 2].tolist() == list(heat.COLORS[1])
+    between = heat.colors(np.exp2(np.linspace(1, 6, 40, dtype=np.float32))) @ np.array(fidelity_map.LUMA)
     assert (np.diff(between) > 0).all()
 
 
@@ -900,7 +900,7 @@ def test_the_map_is_switched_on_and_off(opened: Callable[..., Browser], width: i
 
 
 def test_guarded_parts_are_switched_on(opened: Callable[..., Browser]) -> None:
-    """The picture keeps its colours then, and the dark cells cover it from edge to edge."""
+    """The picture keeps its colors then, and the dark cells cover it from edge to edge."""
     browser = opened(1280, "guarded")
     browser.click("label:has([data-group=map][value=guard])")
     picture, covered = browser.box(".layer.right .picture"), browser.box(".map.guard")

@@ -509,7 +509,7 @@ def test_payload_example() -> None:
             for channel, said in zip(picture.groups[group], picture.predict(group, k, y, x), strict=True)
         ]
         said = walk.predict(group, step)
-        columns = [context._ordered(values).tolist() for values in (said.low_bits, said.centre, said.row)]
+        columns = [context._ordered(values).tolist() for values in (said.low_bits, said.center, said.row)]
         assert [line[7:10] for line in here] == list(zip(*columns, strict=True))
         walk.learn(group, places, symbols[walk.groups[group].channels][:, *places].astype(np.int64))
         listed += here

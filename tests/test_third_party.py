@@ -28,7 +28,7 @@ def close(found: object, expected: object) -> bool:
 
 @pytest.mark.plain
 def test_a_flat_picture_is_not_close() -> None:
-    """Otherwise a file of one colour would pass the tests of this module."""
+    """Otherwise a file of one color would pass the tests of this module."""
     picture = images.gradient()
     median = np.median(np.asarray(picture), axis=(0, 1)).astype(np.uint8)
     flat = np.broadcast_to(median, np.asarray(picture).shape)
@@ -64,8 +64,8 @@ def test_pillow_as_a_program_lists_the_format(
 def test_a_converter_of_formats_converts(tmp_path: Path, python: Callable[..., str]) -> None:
     """A program that chooses formats by extension converts to SDL and back, and makes thumbnails."""
     (tmp_path / "in").mkdir()
-    images.gradient(120, 90).save(tmp_path / "in" / "colour.png")
-    images.gradient(60, 50).convert("L").save(tmp_path / "in" / "grey.jpg", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\0\0\0\0\0")
+    images.gradient(120, 90).save(tmp_path / "in" / "color.png")
+    images.gradient(60, 50).convert("L").save(tmp_path / "in" / "gray.jpg", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\0\0\0\0\0")
     images.MODES["RGBA"]().save(tmp_path / "in" / "clear.png")
     program = """if True:
         import sys
@@ -93,13 +93,13 @@ def test_a_converter_of_formats_converts(tmp_path: Path, python: Callable[..., s
     """
     assert python(program, tmp_path).splitlines() == [
         "clear RGBA 47 33 False",
-        "colour RGB 120 90 False",
-        "grey L 60 50 True",
+        "color RGB 120 90 False",
+        "gray L 60 50 True",
         "clear SDL 16 11",
-        "colour SDL 16 12",
-        "grey SDL 16 13",
+        "color SDL 16 12",
+        "gray SDL 16 13",
     ]
-    assert close(Image.open(tmp_path / "out" / "colour.png"), images.gradient(120, 90))
+    assert close(Image.open(tmp_path / "out" / "color.png"), images.gradient(120, 90))
 
 
 def test_imageio_reads_and_writes(tmp_path: Path) -> None:

@@ -499,7 +499,7 @@ def test_a_start_is_made_and_can_be_trained(
 
 
 def test_a_folder_of_photos_is_checked_against_its_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A photo that is missing, changed or added is reported; a photo without a licence is refused."""
+    """A photo that is missing, changed or added is reported; a photo without a license is refused."""
     folder, origins, listed = tmp_path / "train", tmp_path / "origins.csv", tmp_path / "manifest.csv"
     (folder / "0").mkdir(parents=True)
     for name in ("a", "b", "c"):
@@ -508,7 +508,7 @@ def test_a_folder_of_photos_is_checked_against_its_list(tmp_path: Path, capsys: 
     lines += ["validation/0/c.png,elsewhere,P1"]
     origins.write_text("\n".join(["file,origin,tier", *lines]) + "\n")
     write = ["--data", str(folder), "--origins", str(origins), "--output", str(listed)]
-    with pytest.raises(SystemExit, match=r"no licence for 0/c\.png"):
+    with pytest.raises(SystemExit, match=r"no license for 0/c\.png"):
         manifest.main(write)
     (folder / "0" / "c.png").rename(tmp_path / "c.png")
     manifest.main(write)
@@ -760,8 +760,8 @@ def test_the_integer_table_costs_what_the_twin_says(monkeypatch: pytest.MonkeyPa
     assert compare.payload_size(table, symbols, octaves[0].numpy()) == len(payload)
 
 
-def test_the_shipped_preview_shows_the_colours_of_a_position(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For a latent of mean colours the preview of one pixel for each position is that colour."""
+def test_the_shipped_preview_shows_the_colors_of_a_position(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a latent of mean colors the preview of one pixel for each position is that color."""
 
     class Means(torch.nn.Module):
         def encoder(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -825,7 +825,7 @@ def test_latents_of_photos_become_tables(tmp_path: Path) -> None:
     names = [f"{index}.png" for index in range(3)]
     for name, pixels in zip(names, latents.photos_of(names, folder, latents.CROP), strict=True):
         blocks = pixels.reshape(pixels.shape[0] // 8, 8, pixels.shape[1] // 8, 8, 3).mean((1, 3)).transpose(2, 0, 1)
-        # Mean colours with 0.5 as 0, and a channel without any meaning.
+        # Mean colors with 0.5 as 0, and a channel without any meaning.
         made[name] = np.concatenate([blocks / 255 - 0.5, random.normal(size=(1, *blocks.shape[1:]))])
     np.savez(tmp_path / "sd1.npz", allow_pickle=False, **made)
     before, entries = contents(root), flat(registry_of(root))

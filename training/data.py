@@ -14,8 +14,8 @@ from torch import Tensor
 SCALES: Final = (1.0, 0.75, 0.5)
 """Sizes at which each photo is held.  The smaller ones hide the JPEG artefacts of the source."""
 
-GREY_SHARE: Final = 0.03
-"""Share of crops that are turned to grey, so that grey pictures stay grey."""
+GRAY_SHARE: Final = 0.03
+"""Share of crops that are turned to gray, so that gray pictures stay gray."""
 
 
 def at_scale(image: Image.Image, scale: float) -> Image.Image:
@@ -71,7 +71,7 @@ class Photos:
                 crop = crop[:, ::-1]
             if generator.random() < 0.2:
                 crop = crop.swapaxes(0, 1)
-            if generator.random() < GREY_SHARE:
+            if generator.random() < GRAY_SHARE:
                 crop = np.repeat(crop.mean(2, keepdims=True).astype(np.uint8), 3, axis=2)
             crops.append(torch.from_numpy(crop.copy()))
         return torch.stack(crops).permute(0, 3, 1, 2).float().div_(255)

@@ -6,7 +6,7 @@ r"""Train the package's own denoiser for a latent space of Stable Diffusion, in 
         --init training/runs/denoiser --data PHOTOS --model TAESD --metrics METRICS --batch 6 --crop 24 --lr 2e-4
     python -m training.denoiser --run training/runs/denoiser-seen --ship
 
-The first stage minimises the squared error of the latent.  The second stage, with --metrics, adds what people see: the
+The first stage minimizes the squared error of the latent.  The second stage, with --metrics, adds what people see: the
 difference (LPIPS, DISTS, squared error) between the photo and the picture that an autoencoder makes of the latent.
 Latents are quantized as in files: with the scalar quantizer at random steps, and with palettes (--palettes).
 
@@ -97,9 +97,9 @@ class Latents:
                 }
             return
         for name, latent in self.latents.items():
-            colours, indices = palette.fit_indices(latent, palette.MAX_SIZE, dither=True)
-            noise = palette.noise(colours, indices, dithered=True)
-            self.palettes[name] = palette.dequantize(palette.symbols(colours, indices)), noise.deviation
+            colors, indices = palette.fit_indices(latent, palette.MAX_SIZE, dither=True)
+            noise = palette.noise(colors, indices, dithered=True)
+            self.palettes[name] = palette.dequantize(palette.symbols(colors, indices)), noise.deviation
         arrays: dict[str, Any] = {name: found.astype(np.float16) for name, (found, _) in self.palettes.items()}
         arrays |= {f"{name}/deviation": np.float32(deviation) for name, (_, deviation) in self.palettes.items()}
         np.savez(file, **arrays)

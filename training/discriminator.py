@@ -2,7 +2,7 @@
 
 Sources: Isola et al. 2017 (arXiv 1611.07004) for judging patches; Mentzer et al. 2020 (HiFiC, arXiv 2006.09965) for
 the condition on the latent and the non-saturating loss; Miyato et al. 2018 (arXiv 1802.05957) for spectral
-normalisation.
+normalization.
 """
 
 from __future__ import annotations

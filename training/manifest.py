@@ -4,7 +4,7 @@
     python -m training.manifest --data DIR --check training/manifest.csv
 
 The list has a row for each photo: the file below DIR, width and height in pixels, SHA-256 of the file, origin
-(repository or package, and the path in it), and licence.  The licence is "open" for a permissive or copyleft licence or
+(repository or package, and the path in it), and license.  The license is "open" for a permissive or copyleft license or
 the public domain, and "terms" for the terms of Unsplash or Pexels, or of the repository.
 
 FILE is a CSV file with the columns file, origin and tier (P1 for "open", P2 for "terms").  The rest is measured.  Rows
@@ -25,8 +25,8 @@ from PIL import Image
 
 from training.data import paths_of
 
-COLUMNS: Final = ("file", "width", "height", "sha256", "origin", "licence")
-LICENCES: Final = {"P1": "open", "P2": "terms"}
+COLUMNS: Final = ("file", "width", "height", "sha256", "origin", "license")
+LICENSES: Final = {"P1": "open", "P2": "terms"}
 
 
 def rows(folder: Path) -> dict[str, dict[str, str]]:
@@ -50,16 +50,16 @@ def write(folder: Path, origins: Path, output: Path) -> None:
             if Path(row["file"]).parts[0] == folder.name
         }
     found = rows(folder)
-    wrong = [name for name in found if name not in known or known[name]["tier"] not in LICENCES]
+    wrong = [name for name in found if name not in known or known[name]["tier"] not in LICENSES]
     if wrong:
         more = f" and {len(wrong) - 1} more" if wrong[1:] else ""
-        msg = f"{origins} gives no origin or no licence for {wrong[0]}{more}"
+        msg = f"{origins} gives no origin or no license for {wrong[0]}{more}"
         raise SystemExit(msg)
     with output.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         for name, row in found.items():
-            writer.writerow(row | {"origin": known[name]["origin"], "licence": LICENCES[known[name]["tier"]]})
+            writer.writerow(row | {"origin": known[name]["origin"], "license": LICENSES[known[name]["tier"]]})
 
 
 def check(folder: Path, listed: Path) -> list[str]:

@@ -83,7 +83,7 @@ def silence_new_layers(network: EmbeddedAutoencoder) -> None:
     """Set weights to zero, so that the layers beside the tiny autoencoder's change nothing until they are trained.
 
     These are the blocks, what they add to the tiny autoencoder's layers, and the modulation by the rate.
-    Source: Goyal et al. 2017, arXiv 1706.02677, section 5.1, without the normalisation.
+    Source: Goyal et al. 2017, arXiv 1706.02677, section 5.1, without the normalization.
     """
     encoder, decoder = network.encoder, network.decoder
     silent = [encoder.coarse[-1], decoder.mend, decoder.inject]

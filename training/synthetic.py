@@ -1,6 +1,6 @@
-"""Crops that are drawn, not photographed: flat colours, gradients, stripes, chessboards and small print.
+"""Crops that are drawn, not photographed: flat colors, gradients, stripes, chessboards and small print.
 
-Photos hold few of these.  A network that has seen none of them changes their colours.
+Photos hold few of these.  A network that has seen none of them changes their colors.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ if TYPE_CHECKING:
 Array: TypeAlias = NDArray[np.floating[Any]]
 
 SATURATED: Final = 0.3
-"""Share of colours that are corners of the colour cube."""
+"""Share of colors that are corners of the color cube."""
 
 
-def _colour(generator: np.random.Generator) -> Array:
+def _color(generator: np.random.Generator) -> Array:
     if generator.random() < SATURATED:
         return generator.integers(0, 2, 3) * 255.0
     return generator.uniform(0, 255, 3)
 
 
 def _flat(size: int, generator: np.random.Generator) -> Array:
-    return np.broadcast_to(_colour(generator), (size, size, 3))
+    return np.broadcast_to(_color(generator), (size, size, 3))
 
 
 def _gradient(size: int, generator: np.random.Generator) -> Array:
     angle = generator.uniform(0, 2 * np.pi)
     y, x = np.mgrid[:size, :size] / (size - 1) - 0.5
     position = np.clip(0.5 + x * np.cos(angle) + y * np.sin(angle), 0, 1)[:, :, None]
-    found: Array = _colour(generator) * (1 - position) + _colour(generator) * position
+    found: Array = _color(generator) * (1 - position) + _color(generator) * position
     return found
 
 
@@ -47,7 +47,7 @@ def _pattern(size: int, generator: np.random.Generator) -> Array:
     cell = int(2 ** generator.uniform(1, 5))
     lines = (x if generator.random() < 0.5 else y) // cell
     cells = lines if generator.random() < 0.5 else x // cell + y // cell
-    return np.where((cells % 2 == 0)[:, :, None], _colour(generator), _colour(generator))
+    return np.where((cells % 2 == 0)[:, :, None], _color(generator), _color(generator))
 
 
 def _print(size: int, generator: np.random.Generator) -> Array:

@@ -199,7 +199,7 @@ def options_of(arguments: list[str] | None) -> argparse.Namespace:
         "--balance",
         type=float,
         default=0.65,
-        help="a crop's loss is divided by its rate's weight to this power; 0 favours high rates, 1 low ones",
+        help="a crop's loss is divided by its rate's weight to this power; 0 favors high rates, 1 low ones",
     )
     parser.add_argument("--synthetic", type=float, default=0.12, help="share of crops that are drawn on")
     parser.add_argument("--float32", action="store_true", help="do not use bfloat16")

@@ -48,7 +48,7 @@ HELP: Final = {
     "latent channels",
     "palette_size": "with --quantizer palette: largest number of entries, 1 to 256, default "
     f"{DEFAULTS['palette_size']}",
-    "dither": "with --quantizer palette: do not pass errors on to neighbours",
+    "dither": "with --quantizer palette: do not pass errors on to neighbors",
 }
 """Help texts of `options.SAVE_OPTIONS`."""
 

@@ -56,7 +56,7 @@ def _describe(model: registry.Model) -> dict[str, Any]:
         "present": model.weights is not None or folder is not None,
         "folder": folder and str(folder),
         "megabytes": model.megabytes,
-        "licence": model.licence,
+        "license": model.license,
         "repositories": [repository.name for repository in model.repositories],
     }
     if model.unet:
@@ -73,13 +73,13 @@ def _text(found: dict[str, Any]) -> Iterator[str]:
     """Yield the lines for a model.   found: what `_describe` returned."""
     missing = f"not here, {found['megabytes']} MB to fetch"
     place = found["folder"] or ("in the package" if found["present"] else missing)
-    yield f"{found['name']:<14}  {found['space']:<6}  {found['licence']:<24}  {place}"
+    yield f"{found['name']:<14}  {found['space']:<6}  {found['license']:<24}  {place}"
     unet = found.get("unet")
     if unet:
         state = unet["folder"] or f"not here, {unet['megabytes']} MB to fetch with --denoiser"
         if unet["folder"] and not unet["present"]:
             state = f"not ready, to fetch with --denoiser: {unet['folder']}"
-        yield f"  {'its UNet':<12}  {found['space']:<6}  {found['licence']:<24}  {state}"
+        yield f"  {'its UNet':<12}  {found['space']:<6}  {found['license']:<24}  {state}"
 
 
 def run_fetch(options: argparse.Namespace) -> int:

@@ -192,15 +192,15 @@ def chunk(webp: bytes) -> tuple[int, bytes]:
     return method, webp[20 : 20 + int.from_bytes(webp[16:20], "little")]
 
 
-def blend(colour: NDArray[np.uint8], rects: Iterable[Rect], patches: Iterable[NDArray[np.uint8]]) -> None:
+def blend(color: NDArray[np.uint8], rects: Iterable[Rect], patches: Iterable[NDArray[np.uint8]]) -> None:
     """Blend patches over a picture, uint8 (H, W, 3), in place.
 
     The weight of a patch grows from 1/8 to 1 over the `FEATHER` pixels next to pixels that lie in no patch.  It does
     not fall towards the picture's edge and towards other patches.
     """
-    height, width = colour.shape[:2]
+    height, width = color.shape[:2]
     for strip, weight, pixels in _strips(rects, patches, width, height):
-        target = colour[strip.pixels]
+        target = color[strip.pixels]
         rows, columns = target.shape[:2]
         share = weight[:rows, :columns, None].astype(np.uint16)
         mixed = (8 - share) * target + share * pixels[:rows, :columns] + 4
@@ -242,7 +242,7 @@ def _weights(around: NDArray[np.bool_]) -> NDArray[np.uint8]:
 
 
 def _eroded(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return where a mask is true in the whole 3 x 3 neighbourhood.  Beyond its edges it repeats."""
+    """Return where a mask is true in the whole 3 x 3 neighborhood.  Beyond its edges it repeats."""
     padded = np.pad(mask, 1, mode="edge")
     across = padded[:, :-2] & padded[:, 1:-1] & padded[:, 2:]
     found: NDArray[np.bool_] = across[:-2] & across[1:-1] & across[2:]

@@ -1,7 +1,7 @@
 """Coding of the fidelity map: two small grids of levels, one value for each cell of the picture (SPEC 9.3).
 
 Levels are integers 0..15, logarithmic bounds of an error.  The grids are coded one after the other, each cell as the
-difference from a prediction by its left and upper neighbours.  The differences are coded by `rans` with one distribution
+difference from a prediction by its left and upper neighbors.  The differences are coded by `rans` with one distribution
 of the table that payloads use.
 """
 

@@ -4,7 +4,7 @@ The channels of a latent are coded in groups.  Each group is coded in ten passes
 grid of every eighth position; then the spacing of the grid is halved three times, with three passes each time.
 
     0 . . . . . . . 0        A halving to spacing s, where `0` is already known:      0 H 0
-    . . . . . . . . .        first D, the centres of the squares,                     V D V
+    . . . . . . . . .        first D, the centers of the squares,                     V D V
     ...                      then H, between two in a row, then V, the others.        0 H 0
 
 All symbols of a pass are coded at once.  For each position, a small integer network sees a window in the channels of
@@ -97,7 +97,7 @@ class Pass(NamedTuple):
     """One pass over a group: the positions (top + stride * i, left + stride * j).
 
     number: 0..9, in coding order.
-    step: distance between neighbouring places of the window in the own group, in latent positions.
+    step: distance between neighboring places of the window in the own group, in latent positions.
     weights: which of the group's sets of own-group weights the pass uses, 1..6; 0: it does not see its own group.
     known: bool (2 reach + 1, 2 reach + 1), the places of the window that the network sees.  They are decoded before
         this pass and satisfy |dy| + |dx| <= reach + 1.
@@ -255,12 +255,12 @@ class Prediction(NamedTuple):
     """The distributions of the symbols of a pass: three int64 (n, rows, columns), for the n channels of the group.
 
     row: row of the table of distributions.
-    centre: value to which the offsets in that row are relative, in units of 2^low_bits.
+    center: value to which the offsets in that row are relative, in units of 2^low_bits.
     low_bits: number of low bits of the symbol that are coded with uniform probabilities.
     """
 
     row: NDArray[np.int64]
-    centre: NDArray[np.int64]
+    center: NDArray[np.int64]
     low_bits: NDArray[np.int64]
 
 
@@ -377,8 +377,8 @@ def _prediction(means: NDArray[np.int64], spreads: NDArray[np.int64], exponent: 
     # A block of 2^b symbols begins half a block below a multiple of 2^b, so its middle lies half a symbol below that
     # multiple.
     mean = (mean + FRACTIONS // 2 * (low_bits > 0) + (1 << low_bits >> 1)) >> low_bits
-    centre = (mean + FRACTIONS // 2) // FRACTIONS
-    return Prediction(FRACTIONS * spread + mean - FRACTIONS * centre + FRACTIONS // 2, centre, low_bits)
+    center = (mean + FRACTIONS // 2) // FRACTIONS
+    return Prediction(FRACTIONS * spread + mean - FRACTIONS * center + FRACTIONS // 2, center, low_bits)
 
 
 def _ordered(values: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -407,7 +407,7 @@ def code(walk: Walk, table: Distributions, symbols: NDArray[np.int16], coder: En
             found = walk.predict(group, pass_)
             row, low_bits = _ordered(found.row), _ordered(found.low_bits)
             shifted = _ordered(values) + (1 << low_bits >> 1)
-            offset = (shifted >> low_bits) - _ordered(found.centre)
+            offset = (shifted >> low_bits) - _ordered(found.center)
             reach = _reach(table, row)
             coder.entries(table, table.first[row] + reach + 1 + np.clip(offset, -reach - 1, reach + 1))
             beyond = np.abs(offset) - reach
@@ -436,7 +436,7 @@ def decode(walk: Walk, table: Distributions, symbols: NDArray[np.int16], coder: 
                 raise _out_of_range()
             beyond = (1 << length) + coder.uniform(length)
             offset[outside] = np.sign(offset[outside]) * (reach[outside] + beyond)
-            values = (offset + _ordered(found.centre)) << low_bits
+            values = (offset + _ordered(found.center)) << low_bits
             fine = low_bits > 0
             values[fine] += coder.uniform(low_bits[fine]) - (1 << low_bits[fine] - 1)
             if values.size and max(values.max(), -values.min()) > MAX_SYMBOL:
@@ -459,7 +459,7 @@ def _out_of_range() -> MalformedError:
 
 def lengths(found: Prediction, table: Distributions, values: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return the bits that each of the symbols int64 (n, rows, columns) takes under a prediction of that shape."""
-    offset = ((values + (1 << found.low_bits >> 1)) >> found.low_bits) - found.centre
+    offset = ((values + (1 << found.low_bits >> 1)) >> found.low_bits) - found.center
     reach = _reach(table, found.row)
     entry = table.first[found.row] + reach + 1 + np.clip(offset, -reach - 1, reach + 1)
     beyond = np.maximum(np.abs(offset) - reach, 0)

@@ -53,7 +53,7 @@ Of a larger picture it sees every second vector, or every third, and so on.
 """
 
 TRIALS: Final = 4
-"""Vectors drawn for each first centre; the best one is taken.  This gives 1 to 2 % less error on Kodak than one draw."""
+"""Vectors drawn for each first center; the best one is taken.  This gives 1 to 2 % less error on Kodak than one draw."""
 
 MAX_PASSES: Final = 60
 """Most passes of k-means.  At 512 x 512 pixels it mostly converges after 15 to 30."""
@@ -157,7 +157,7 @@ def _zstd_method() -> int:
 def fit_indices(latent: NDArray[np.float32], size: int, *, dither: bool) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Return a palette uint8 (K, 4) and indices uint8 (h, w) for a finite latent float32 (4, h, w).
 
-    size: most entries, 1..256.   dither: whether errors are passed on to neighbours.
+    size: most entries, 1..256.   dither: whether errors are passed on to neighbors.
     All entries differ, all are used, and they stand in the order of `unpack`.
     """
     found = levels(latent)
@@ -180,16 +180,16 @@ def fit(vectors: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     if len(distinct) <= size:
         return _ordered(distinct.view(np.uint8).reshape(-1, CHANNELS))
     points = vectors[:: -(-len(vectors) // SAMPLE)].astype(np.float32)
-    centres = _first_centres(points, size)
+    centers = _first_centers(points, size)
     for _ in range(MAX_PASSES):
-        moved = _means(points, centres)
-        if np.array_equal(moved, centres):
+        moved = _means(points, centers)
+        if np.array_equal(moved, centers):
             break
-        centres = moved
-    return _ordered(np.unique(np.rint(centres).astype(np.uint8), axis=0))
+        centers = moved
+    return _ordered(np.unique(np.rint(centers).astype(np.uint8), axis=0))
 
 
-def _first_centres(points: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+def _first_centers(points: NDArray[np.float32], size: int) -> NDArray[np.float32]:
     """Draw at most `size` of the points, each with a probability in proportion to its squared distance from the others."""
     generator = np.random.default_rng(0)
     chosen = [points[generator.integers(len(points))]]
@@ -205,28 +205,28 @@ def _first_centres(points: NDArray[np.float32], size: int) -> NDArray[np.float32
     return np.stack(chosen)
 
 
-def _means(points: NDArray[np.float32], centres: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the mean of the points that are nearest to each centre.
+def _means(points: NDArray[np.float32], centers: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the mean of the points that are nearest to each center.
 
-    A centre without points moves to one of the points that are farthest from their centres.
+    A center without points moves to one of the points that are farthest from their centers.
     """
-    found = _nearest(points, centres)
-    counts = np.bincount(found, minlength=len(centres))
-    sums = [np.bincount(found, column, len(centres)) for column in points.T]
+    found = _nearest(points, centers)
+    counts = np.bincount(found, minlength=len(centers))
+    sums = [np.bincount(found, column, len(centers)) for column in points.T]
     moved: NDArray[np.float32] = (np.stack(sums, 1) / np.maximum(counts, 1)[:, None]).astype(np.float32)
     empty = np.flatnonzero(counts == 0)
     if len(empty):
-        distance = np.square(points - centres[found]).sum(1)
+        distance = np.square(points - centers[found]).sum(1)
         moved[empty] = points[np.argsort(-distance, kind="stable")[: len(empty)]]
     return moved
 
 
-def _nearest(points: NDArray[_Float], centres: NDArray[_Float]) -> NDArray[np.int64]:
-    """Return the number of the nearest centre for each point, int64 (n,); of several, the first.
+def _nearest(points: NDArray[_Float], centers: NDArray[_Float]) -> NDArray[np.int64]:
+    """Return the number of the nearest center for each point, int64 (n,); of several, the first.
 
-    For whole points and centres in 0..255 no sum reaches 2^24, so nothing is rounded and every machine agrees.
+    For whole points and centers in 0..255 no sum reaches 2^24, so nothing is rounded and every machine agrees.
     """
-    weights, squares = -2 * centres.T, np.square(centres).sum(1)
+    weights, squares = -2 * centers.T, np.square(centers).sum(1)
     found = np.empty(len(points), np.int64)
     for start in range(0, len(points), CHUNK):
         cost = points[start : start + CHUNK] @ weights
@@ -261,7 +261,7 @@ def diffuse(found: NDArray[np.uint8], palette: NDArray[np.uint8]) -> NDArray[np.
     """Return indices for levels uint8 (4, h, w), with Floyd and Steinberg's error diffusion, all rows left to right.
 
     7/16 of each vector's error go to the right, 3/16 down and left, 5/16 down, 1/16 down and right.  Errors that would
-    leave the picture are dropped.  A position needs its left neighbour and the row above up to the next column.  So all
+    leave the picture are dropped.  A position needs its left neighbor and the row above up to the next column.  So all
     positions with the same x + 2 y are computed at once, from the errors of the three such lines before.
     """
     _, height, width = found.shape

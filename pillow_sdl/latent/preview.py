@@ -23,7 +23,7 @@ def preview(latent: NDArray[np.float32], tables: Tables, scale: int) -> NDArray[
 
     scale: one of `SCALES`.
 
-    Row c of the table is what one unit of channel c adds to the 3 x 8 x 8 values (colour, row, column, in 0..1) of its
+    Row c of the table is what one unit of channel c adds to the 3 x 8 x 8 values (color, row, column, in 0..1) of its
     position.  The last row holds the values for a latent of zeros.
     """
     channels, height, width = latent.shape

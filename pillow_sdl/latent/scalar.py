@@ -46,7 +46,7 @@ def scale(latent: NDArray[np.float32], step: NDArray[np.float32]) -> NDArray[np.
 
 
 def dequantize(symbols: NDArray[np.int16], step: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the centres of the symbols' bins: int16 (C, h, w), float32 (C,) -> float32 (C, h, w)."""
+    """Return the centers of the symbols' bins: int16 (C, h, w), float32 (C,) -> float32 (C, h, w)."""
     result: NDArray[np.float32] = symbols.astype(np.float32) * step[:, None, None]
     return result
 

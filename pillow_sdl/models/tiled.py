@@ -185,7 +185,7 @@ def _share(rows: Span, columns: Span, scale: int) -> NDArray[np.float32]:
 def _ramp(span: Span, scale: int) -> NDArray[np.float32]:
     """Return the weights of a tile along one axis, float32 (scale * positions,).
 
-    They grow from 0 to 1 over twice the margin, centred on the start of the core.  They are all 1 for a tile at the
+    They grow from 0 to 1 over twice the margin, centered on the start of the core.  They are all 1 for a tile at the
     start of the axis.
     """
     length = (span.stop - span.start) * scale

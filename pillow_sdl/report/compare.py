@@ -214,7 +214,7 @@ def _prepared(image: Image.Image, max_side: int) -> tuple[Image.Image, tuple[str
 
 
 def _in_srgb(image: Image.Image) -> tuple[Image.Image, str]:
-    """Return a picture with its colours converted to sRGB, and a sentence if that changed or failed."""
+    """Return a picture with its colors converted to sRGB, and a sentence if that changed or failed."""
     profile = image.info.get("icc_profile")
     if not profile or image.mode not in {"RGB", "CMYK"} or not features.check("littlecms2"):
         return image, ""
@@ -225,9 +225,9 @@ def _in_srgb(image: Image.Image) -> tuple[Image.Image, str]:
             return image, ""
         found = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
     except (ImageCms.PyCMSError, OSError):
-        return image, "Its colour profile cannot be read and is ignored."
+        return image, "Its color profile cannot be read and is ignored."
     assert found is not None
-    return found, f"Converted to sRGB from the colour profile “{name}”."
+    return found, f"Converted to sRGB from the color profile “{name}”."
 
 
 def _tags(image: Image.Image) -> tuple[dict[int, Any], dict[int, Any]]:

@@ -50,7 +50,7 @@ def data_uri(data: bytes, mime: str) -> str:
 def embedded(image: Image.Image, most: int) -> Embedded:
     """Return a picture without loss if it then takes at most `most` bytes, else as a JPEG file of high quality.
 
-    The JPEG file keeps the full resolution of colour.  The lowest quality of `QUALITIES` is taken even if it is larger.
+    The JPEG file keeps the full resolution of color.  The lowest quality of `QUALITIES` is taken even if it is larger.
     """
     data, mime, quality = next(file for file in _files(image) if len(file[0]) <= most or file[2] == QUALITIES[-1])
     if quality is None:
@@ -58,7 +58,7 @@ def embedded(image: Image.Image, most: int) -> Embedded:
     with Image.open(io.BytesIO(data)) as shown:
         ratio = metrics.psnr(np.asarray(image), np.asarray(shown.convert(image.mode)))
     return Embedded(
-        data_uri(data, mime), f"JPEG of quality {quality} with full colour resolution, {ratio:.1f} dB from the pixels"
+        data_uri(data, mime), f"JPEG of quality {quality} with full color resolution, {ratio:.1f} dB from the pixels"
     )
 
 

@@ -1,4 +1,4 @@
-"""Draw the grids of a fidelity map and guarded boxes as small pictures, one pixel a cell, and the legend's colours."""
+"""Draw the grids of a fidelity map and guarded boxes as small pictures, one pixel a cell, and the legend's colors."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 TICKS: Final = (2, 4, 8, 16, 32, 64)
-"""Labels of the legend, in levels of 0..255.  Values below the first one and above the last one take its colour."""
+"""Labels of the legend, in levels of 0..255.  Values below the first one and above the last one take its color."""
 
-COLOURS: Final = ((68, 1, 84), (65, 68, 135), (42, 120, 142), (34, 168, 132), (122, 209, 81), (253, 231, 37))
-"""Colours of the ticks: the scale viridis, whose order is clear without colour vision too.  Others lie between."""
+COLORS: Final = ((68, 1, 84), (65, 68, 135), (42, 120, 142), (34, 168, 132), (122, 209, 81), (253, 231, 37))
+"""Colors of the ticks: the scale viridis, whose order is clear without color vision too.  Others lie between."""
 
 
-def colours(values: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Return the colours of values in levels, on a logarithmic scale: uint8 (..., 3) for values (...)."""
+def colors(values: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Return the colors of values in levels, on a logarithmic scale: uint8 (..., 3) for values (...)."""
     low, high = math.log2(TICKS[0]), math.log2(TICKS[-1])
-    places = (np.log2(np.maximum(values, TICKS[0])) - low) / (high - low) * (len(COLOURS) - 1)
-    bands = [np.interp(places, range(len(COLOURS)), band) for band in zip(*COLOURS, strict=True)]
+    places = (np.log2(np.maximum(values, TICKS[0])) - low) / (high - low) * (len(COLORS) - 1)
+    bands = [np.interp(places, range(len(COLORS)), band) for band in zip(*COLORS, strict=True)]
     return np.stack(bands, -1).round().astype(np.uint8)
 
 
 def png(values: NDArray[np.float32]) -> bytes:
     """Return a PNG file of values (rows, columns) in levels, one pixel for each."""
     target = io.BytesIO()
-    Image.fromarray(colours(values)).save(target, "PNG", optimize=True)
+    Image.fromarray(colors(values)).save(target, "PNG", optimize=True)
     return target.getvalue()
 
 
@@ -52,4 +52,4 @@ def spotlight(boxes: Iterable[Sequence[int]], size: tuple[int, int], cell: int) 
 
 def gradient() -> str:
     """Return the scale of the legend from left to right, as CSS."""
-    return f"linear-gradient(to right, {', '.join(f'rgb{colour}' for colour in COLOURS)})"
+    return f"linear-gradient(to right, {', '.join(f'rgb{color}' for color in COLORS)})"

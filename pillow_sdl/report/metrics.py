@@ -49,7 +49,7 @@ def ssim(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> float | None:
 
 
 def _luma(pixels: NDArray[np.uint8]) -> Floats:
-    """Return the grey values, float64 (H, W).  In float32 the variance of flat areas would be too inexact."""
+    """Return the gray values, float64 (H, W).  In float32 the variance of flat areas would be too inexact."""
     values = pixels.astype(np.float64)
     return values if values.ndim == 2 else values @ np.array(LUMA)
 

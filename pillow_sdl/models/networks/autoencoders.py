@@ -116,7 +116,7 @@ class TinyModel(_DiffusersModel):
 class KLModel(_DiffusersModel):
     """Stable Diffusion's own autoencoder.
 
-    Its group normalisation and attention depend on the whole input, so a tile differs from the same part of the whole
+    Its group normalization and attention depend on the whole input, so a tile differs from the same part of the whole
     picture, and tiles are blended.
     """
 

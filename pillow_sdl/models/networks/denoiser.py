@@ -12,8 +12,8 @@
 
 The network is told the deviation of the quantizer's error, and whether the quantizer is the palette.  It returns the
 latent plus a correction in units of that deviation.  `training/denoiser.py` trains it on the errors that the quantizers
-really make, so one call is enough: there is no noise schedule, and no noise is added.  There is no normalisation over
-space, so each position depends on a bounded neighbourhood (`MARGIN`) and tiles join exactly.
+really make, so one call is enough: there is no noise schedule, and no noise is added.  There is no normalization over
+space, so each position depends on a bounded neighborhood (`MARGIN`) and tiles join exactly.
 
 Source: own design, a U-Net after Ronneberger et al. 2015 (arXiv 1505.04597), built from the blocks of `embedded`.
 This module imports torch, so import it only when a network is needed.

@@ -3,9 +3,9 @@
     pixels (B, 3, H, W)                                              pixels (B, 3, H, W)
        | unshuffle 2, two conv                                    conv, shuffle 2 ^
     1/2   64 x TrunkBlock                              64 x TrunkBlock (rate)  1/2
-       | conv, stride 2                                  nearest neighbour, conv ^
+       | conv, stride 2                                  nearest neighbor, conv ^
     1/4   64 x TrunkBlock                              64 x TrunkBlock (rate)  1/4
-       | conv, stride 2                                  nearest neighbour, conv ^
+       | conv, stride 2                                  nearest neighbor, conv ^
     1/8   64 x TrunkBlock --- conv, stride 2           64 x TrunkBlock (rate)  1/8
        | conv                      |                     conv ^      ^ conv 1x1
     1/8   z, 16 channels         1/16 192 x Block         z, 16 + conv of 128 x Block (rate), 1/8
@@ -14,13 +14,13 @@
        v                                                      |      ^ conv
     latent (B, 64, H/16, W/16)  -- quantized with steps of the rate -->  latent (B, 64, H/16, W/16)
 
-The layers at the left are those of TAESD3 (O. Boer Bohan, MIT licence) without its stages at full resolution, trained
+The layers at the left are those of TAESD3 (O. Boer Bohan, MIT license) without its stages at full resolution, trained
 further.  `z` is the latent of Stable Diffusion 3.  The convolutions 1x1 between `z` and the latent began as the
 Karhunen-Loeve transform of 2 x 2 positions of `z`.
 
 The encoder does not know the rate: one latent serves every quality, and `pillow_sdl.latent` quantizes it.  The decoder
-is told the rate, so it knows how much noise the quantizer added.  Neither has normalisation over space, so each output
-depends on a bounded neighbourhood (`Layout.encoder_margin`, `Layout.decoder_margin`).  Overlapping tiles are therefore
+is told the rate, so it knows how much noise the quantizer added.  Neither has normalization over space, so each output
+depends on a bounded neighborhood (`Layout.encoder_margin`, `Layout.decoder_margin`).  Overlapping tiles are therefore
 exact.
 
 Sources: TAESD, https://github.com/madebyollin/taesd; blocks after He et al. 2016 (arXiv 1512.03385); sub-pixel
