@@ -14,7 +14,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 
 from .format import fidelity
 from .latent import cells
@@ -61,10 +60,11 @@ def measure(original: NDArray[np.uint8], decoded: NDArray[np.uint8]) -> bytes:
     """Return the data of section f.   original, decoded: uint8 (H, W, bands) without alpha."""
     height, width = original.shape[:2]
     side = cells.side_for(width, height)
+    bands = np.full(original.shape[2], 1 / original.shape[2], np.float32)  # A product is faster than a mean over bands.
     error, invented = [], []
     for top in range(0, height, side):  # One row of cells at a time: floats take four times the memory of pixels.
         rows = slice(top, min(top + side, height))
-        square = np.square(original[rows].astype(np.float32) - decoded[rows]).mean(2)
+        square: NDArray[np.float32] = np.square(original[rows].astype(np.float32) - decoded[rows]) @ bands
         error.append(_means(square, side))
         invented.append(_invented(detail(luminance(original, rows)), detail(luminance(decoded, rows)), side))
     power = np.concatenate(error)
@@ -116,10 +116,19 @@ def luminance(pixels: NDArray[np.uint8], rows: slice) -> NDArray[np.float32]:
 def detail(gray: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the fine detail of a luminance: what a box blur removes.  It is smaller by `RADIUS` on each side."""
     size = 2 * RADIUS + 1
-    blurred = sliding_window_view(gray, size, 0).mean(2)
-    blurred = sliding_window_view(blurred, size, 1).mean(2)
-    result: NDArray[np.float32] = gray[RADIUS:-RADIUS, RADIUS:-RADIUS] - blurred
+    height, width = (length - 2 * RADIUS for length in gray.shape)
+    # Sums of shifted views take a tenth of the time of means over sliding windows.
+    total = _sum([gray[shift : shift + height] for shift in range(size)])
+    total = _sum([total[:, shift : shift + width] for shift in range(size)])
+    result: NDArray[np.float32] = gray[RADIUS:-RADIUS, RADIUS:-RADIUS] - total / np.float32(size**2)
     return result
+
+
+def _sum(arrays: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+    total = arrays[0].copy()
+    for array in arrays[1:]:
+        total += array
+    return total
 
 
 def _invented(original: NDArray[np.float32], decoded: NDArray[np.float32], side: int) -> NDArray[np.float64]:

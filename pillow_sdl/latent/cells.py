@@ -50,7 +50,9 @@ def shape_of(width: int, height: int, side: int) -> tuple[int, int]:
 
 def pack(grids: Grids, mean_error: int) -> bytes:
     """Return the data of section f.   mean_error: level 0..15 of the whole picture."""
-    best = min((_coded(grids, row) for row in range(context.SPREADS)), key=len)
+    error = grids.error.astype(np.int64)
+    offsets = _offsets(error, _FIRST), _offsets(grids.invented - error, 0)
+    best = min((_coded(offsets, spread) for spread in range(context.SPREADS)), key=len)
     worst = int(grids.error.max()), int(grids.invented.max())
     return fidelity.pack(fidelity.Summary(grids.side, worst[0], mean_error, worst[1])) + best
 
@@ -110,16 +112,23 @@ def _predict(grid: NDArray[np.int64], y: int, x: int, first: int) -> int:
     return (left + upper + 1) // 2
 
 
-def _coded(grids: Grids, spread: int) -> bytes:
-    """The number of a spread, and the two grids coded with it: the error, and invented structure less the error."""
+def _offsets(grid: NDArray[np.int64], first: int) -> NDArray[np.int64]:
+    """Return what a grid (rows, columns) has beyond the predictions by `_predict`, row by row (rows * columns,)."""
+    upper = np.concatenate([grid[:1], grid[:-1]])
+    left = np.concatenate([upper[:, :1], grid[:, :-1]], 1)
+    upper[0] = left[0]
+    predicted = (left + upper + 1) // 2
+    predicted[0, 0] = first
+    found: NDArray[np.int64] = (grid - predicted).ravel()
+    return found
+
+
+def _coded(grids: tuple[NDArray[np.int64], ...], spread: int) -> bytes:
+    """Return the number of a spread, and the offsets of some grids coded with it."""
     table, row = context.distributions(), _row(spread)
     reach = _reach(row)
     coder = rans.Encoder()
-    error = grids.error.astype(np.int64)
-    for grid, first in ((error, _FIRST), (grids.invented - error, 0)):
-        rows, columns = grid.shape
-        predicted = [_predict(grid, y, x, first) for y in range(rows) for x in range(columns)]
-        offsets = grid.ravel() - np.array(predicted)
+    for offsets in grids:
         coder.entries(table, table.first[row] + reach + 1 + np.clip(offsets, -reach - 1, reach + 1))
         beyond = np.abs(offsets) - reach - 1
         beyond = beyond[beyond >= 0]
