@@ -198,8 +198,11 @@ def options_of(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--balance",
         type=float,
-        default=0.65,
+        default=0.75,
         help="a crop's loss is divided by its rate's weight to this power; 0 favors high rates, 1 low ones",
+    )
+    parser.add_argument(
+        "--rate-power", type=float, default=1.5, help="rates are uniform numbers to this power; above 1 favors low rates"
     )
     parser.add_argument("--synthetic", type=float, default=0.12, help="share of crops that are drawn on")
     parser.add_argument("--float32", action="store_true", help="do not use bfloat16")
@@ -284,7 +287,7 @@ def main(arguments: list[str] | None = None) -> None:
         crops = photos.batch(options.batch, options.crop, generator)
         mix_in(crops, options.synthetic, generator)
         pixels = crops.to(device, memory_format=torch.channels_last)
-        rate = torch.from_numpy(generator.random(options.batch, dtype=np.float32)).to(device)
+        rate = torch.from_numpy(generator.random(options.batch, dtype=np.float32) ** options.rate_power).to(device)
         codec.rate_model.context.rounding.on = step >= (1 - options.rounded) * options.steps
         first = step < options.context_first
         with nullcontext() if options.float32 else torch.autocast(device.type, torch.bfloat16):
