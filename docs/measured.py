@@ -367,7 +367,7 @@ def denoise_table(found: Results) -> str:
             for metric, decimals in (("lpips", 3), ("dists", 3), ("psnr", 1))
         ]
         rows.append([point, f"{off['bpp']:.3f}", *cells])
-    ceiling = means.get(("unquantized", "off")) or means.get(("unquantized", "off"))
+    ceiling = means.get(("unquantized", "off"))
     text = table(["quantizer", "bits per pixel", "LPIPS ↓", "DISTS ↓", "PSNR dB ↑"], rows)
     if ceiling:
         text += (
