@@ -118,7 +118,7 @@ def is_drawn(pixels: NDArray[np.uint8]) -> bool:
         here = pixels[top : top + CELL * STRIP]
         same = here[:, 1:] == here[:, :-1]
         same &= here[:, 1:] == pixels[top - 1 : top - 1 + len(here), 1:]
-        even += int(np.count_nonzero(same.all(2)))
+        even += int(np.count_nonzero(same[..., 0] & same[..., 1] & same[..., 2]))  # `all` takes six times as long.
     return bool(even >= EVEN * (height - 1) * (width - 1))
 
 
