@@ -53,7 +53,7 @@ def _described(options: type[Any]) -> dict[tuple[str, ...], str]:
 
 def _sentence(text: str) -> str:
     """Return a description as a sentence in Markdown, with values, variables and flags as code."""
-    text = re.sub(r'(?<!`)("[\w.:]+"|\b[A-Za-z]+(?:_[A-Za-z]+)+\b|(?<!\w)--[a-z-]+)(?!`)', r"`\1`", text)
+    text = re.sub(r'(?<!`)("[\w.:,]+"|\b[A-Za-z]+(?:_[A-Za-z]+)+\b|(?<!\w)--[a-z-]+)(?!`)', r"`\1`", text)
     return capitalized(text.rstrip(".")) + "."
 
 

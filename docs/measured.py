@@ -79,7 +79,7 @@ def _titles(metrics: tuple[str, ...]) -> list[str]:
 
 
 def rate_tables(found: Results) -> str:
-    """Return a table for each rate, with a note on formats that have no file of the rate."""
+    """Return a table for each bit rate, with a note on formats that have no file of the bit rate."""
     parts = []
     for target in _targets(found):
         rows, missed = [], []
@@ -92,7 +92,7 @@ def rate_tables(found: Results) -> str:
         parts.append(table(["format", "bits per pixel", *_titles(tuple(COLUMNS))], rows) + "\n")
         if missed:
             parts.append(
-                rf"\* Photos for which the format has no file within 10 % of the rate: {', '.join(missed)}."
+                rf"\* Photos for which the format has no file within 10 % of the bit rate: {', '.join(missed)}."
                 " The nearest file counts.\n"
             )
     return "\n".join(parts)
@@ -134,12 +134,12 @@ def summary(found: Results) -> str:
             sentences.append(f"For the same {METRICS[metric].title.removesuffix(' dB')}, SDL takes {listed(against)}.")
     photos = max(mean["photos"] for mean in found["means"])
     rates = _targets(found)
-    about = f"These are means over {photos} photos and all rates from {rates[0]:.2f} to {rates[-1]:.2f} bits per pixel."
+    about = f"These are means over {photos} photos and all bit rates from {rates[0]:.2f} to {rates[-1]:.2f} bits per pixel."
     return " ".join([*sentences, about, model_note(found)]).strip()
 
 
 def qualities(found: Results) -> str:
-    """Return the median quality and bytes of SDL at each rate."""
+    """Return the median quality and bytes of SDL at each bit rate."""
     rows = []
     for target in _targets(found):
         own = [row for row in found["rows"] if row["format"] == "SDL" and row["target"] == target]
@@ -149,11 +149,14 @@ def qualities(found: Results) -> str:
 
 
 def limit(found: Results) -> str:
-    """Return the PSNR that SDL reaches at the highest rate, beside other formats."""
+    """Return the PSNR that SDL reaches at the highest bit rate, beside other formats."""
     rate = _targets(found)[-1]
     reached = {mean["format"]: f"{mean['psnr']:.1f} dB" for mean in _points(found, rate)}
     others = listed([f"{name} {reached[name]}" for name in ("AVIF", "WebP", "JPEG") if name in reached])
-    return f"At {rate:.2f} bits per pixel, the highest rate in the results, SDL has a mean PSNR of {reached['SDL']}; {others}."
+    return (
+        f"At {rate:.2f} bits per pixel, the highest bit rate in the results, SDL has a mean PSNR of {reached['SDL']}; "
+        f"{others}."
+    )
 
 
 def setting(found: Results) -> str:
@@ -182,7 +185,7 @@ def latents_table(found: Results) -> str:
 def default_and_taesd(found: Results) -> str:
     """Return the default model beside `taesd` with its denoiser, on the photos of the results of `taesd`.
 
-    The rates are the two of `taesd` that are nearest to rates of the default model's results.
+    The bit rates are the two of `taesd` that are nearest to bit rates of the default model's results.
     """
     ours = results("rd")
     assert ours is not None
@@ -420,7 +423,7 @@ def against_palette(found: Results) -> str:
 
 
 def readme_table(found: Results) -> str:
-    """Return README's table: all formats at one rate."""
+    """Return README's table: all formats at one bit rate."""
     metrics = ("lpips", "dists", "psnr")
     rows = [[mean["format"], f"{mean['bpp']:.3f}", *_cells(mean, metrics)] for mean in _points(found, README_RATE)]
     return table(["format", "bits per pixel", *_titles(metrics)], rows)
