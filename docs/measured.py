@@ -134,7 +134,9 @@ def summary(found: Results) -> str:
             sentences.append(f"For the same {METRICS[metric].title.removesuffix(' dB')}, SDL takes {listed(against)}.")
     photos = max(mean["photos"] for mean in found["means"])
     rates = _targets(found)
-    about = f"These are means over {photos} photos and all bit rates from {rates[0]:.2f} to {rates[-1]:.2f} bits per pixel."
+    about = (
+        f"These are means over {photos} photos and all bit rates from {rates[0]:.2f} to {rates[-1]:.2f} bits per pixel."
+    )
     return " ".join([*sentences, about, model_note(found)]).strip()
 
 

@@ -2552,7 +2552,7 @@ INTRODUCTION = """# Test vectors
 - `verify`: what a verifier finds. It differs from `expect` only where bytes follow the last section (rule F-03).
 - `rule`: the rule that the file breaks or shows, or null.
 - `comment`: what the file tests.
-- `size`, `mode`, `rate`: width and height in pixels, the mode, and the rate in the header.
+- `size`, `mode`, `rate`: width and height in pixels, the mode, and the quality index in the header.
 - `symbols_sha256`: SHA-256 of the symbols as int16, little-endian, in the order C, h, w.
 - `alpha_sha256`: SHA-256 of the alpha plane in rows, or null.
 - `metadata`: SHA-256 of each metadata section's content, by the section's name.

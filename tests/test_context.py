@@ -33,7 +33,7 @@ EXACT: Final = 2**24
 """Integers below this magnitude are exact in float32."""
 
 LARGEST_RATE_INPUT: Final = 127
-"""Largest magnitude of the rate input (SPEC 8.6.3)."""
+"""Largest magnitude of the step input (SPEC 8.6.3)."""
 
 PASSES: Final = 10
 

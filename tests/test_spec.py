@@ -490,7 +490,7 @@ def test_payload_example() -> None:
     symbols = decode.read_symbols(file)
     assert payload == bytes.fromhex(found[2])
     height, width = symbols.shape[1:]
-    pattern = r"latent space `(\w+)`, with (\d) x (\d) positions,\s+rate (\d+) and three coded groups"
+    pattern = r"latent space `(\w+)`, with (\d) x (\d) positions,\s+quality index (\d+) and three coded groups"
     assert re.findall(pattern, TEXT) == [(space.name, str(width), str(height), str(file.header.rate))]
     assert payload[0] == 3
     told = [tuple(int(number) for number in line.split()) for line in found[3].splitlines()]
