@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import errno
 import hashlib
 import html.parser
 import io
@@ -23,6 +24,7 @@ import pytest
 from PIL import Image, ImageOps, features
 
 from pillow_sdl import cli, fidelity, fidelity_map, settings
+from pillow_sdl.cli import report
 from pillow_sdl.report import compare, embed, formats, heat, metrics, page
 from pillow_sdl.SdlImagePlugin import SdlImageFile
 
@@ -643,6 +645,26 @@ def test_inputs_that_cannot_be_compared(tmp_path: Path, capsys: pytest.CaptureFi
         f"sdl: {sdl}: this is an SDL file; a comparison needs the original",
     ]
     assert not (tmp_path / "x.html").exists()
+
+
+def test_a_folder_that_cannot_be_listed_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is one input that fails, with the reason of the system."""
+
+    def refuse(_: str) -> Any:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert cli.main(["report", str(tmp_path), "-o", str(tmp_path / "x.html")]) == 1
+    assert capsys.readouterr().err == f"sdl: {tmp_path}: {os.strerror(errno.EACCES)}\n"
+
+
+def test_folders_stand_for_the_pictures_that_encode_takes(tmp_path: Path) -> None:
+    """An MPEG video is none: Pillow reads nothing but its name.  An MPO file is one, which Pillow opens as JPEG."""
+    for name in ("video.mpg", "weather.grib", "both.mpo", "a.png"):
+        (tmp_path / name).touch()
+    assert report._photos([str(tmp_path)]) == ([str(tmp_path / "a.png"), str(tmp_path / "both.mpo")], {})
 
 
 def test_a_page_that_exists_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

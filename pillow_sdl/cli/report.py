@@ -8,13 +8,13 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from PIL import Image
-
-from .. import report
+from .. import pictures, report
 from ..options import EncodeOptions
 from . import common, encode
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from ..report.page import Panel
 
 DEFAULT_OUTPUT: Final = "report.html"
@@ -91,13 +91,13 @@ def run(options: argparse.Namespace) -> int:
 
     given = {name: getattr(options, name) for name in OPTIONS if hasattr(options, name)}
     _check(options, given)
-    options.inputs, empty = _photos(options.inputs)
+    options.inputs, refused = _photos(options.inputs)
     panels: list[Panel] = []
     failures: list[tuple[str, str]] = []
 
     def work(name: str) -> None:
         try:
-            _check_photo(name, empty)
+            _check_photo(name, refused)
             outputs.check(name, options.output, tree=False, replace=options.force)
             panels.append(_panel(name, options, given, len(panels) + 1))
         except Exception as exc:
@@ -130,33 +130,43 @@ def _check(options: argparse.Namespace, given: dict[str, Any]) -> None:
         options.parser.error(f"report writes HTML, so the name of the output must end in .html: {output!r}")
 
 
-def _photos(inputs: list[str]) -> tuple[list[str], set[str]]:
-    """Return the inputs with each folder replaced by the photos in it, and those folders that have none."""
+def _photos(inputs: list[str]) -> tuple[list[str], dict[str, Exception]]:
+    """Return the inputs with each folder replaced by the photos in it, and the errors of folders without photos.
+
+    Hidden files, whose names begin with a dot, do not count.  A folder without photos stays in the list.
+    """
     found: list[str] = []
-    empty = set()
+    refused: dict[str, Exception] = {}
     for name in inputs:
         if not common.is_folder(name):
             found.append(name)
             continue
-        photos = sorted(entry.path for entry in os.scandir(name) if _is_photo(entry))
+        try:
+            photos = _photos_in(name)
+        except OSError as exc:
+            refused[name] = exc
+            photos = []
         if not photos:
-            empty.add(name)
+            refused.setdefault(name, common.RefusedError("there are no photos in this folder"))
         found += photos or [name]
-    return found, empty
+    return found, refused
 
 
-def _is_photo(entry: os.DirEntry[str]) -> bool:
-    """Whether a file in a folder is one to compare: not hidden, not SDL, of a format that Pillow opens."""
-    Image.init()
-    kind = Image.registered_extensions().get(Path(entry.name).suffix.lower())
-    return entry.is_file() and not entry.name.startswith(".") and kind in Image.OPEN and kind != "SDL"
+def _photos_in(folder: str) -> list[str]:
+    """Return the photos in a folder, sorted by name.  Raises OSError if the folder cannot be listed."""
+    takes = pictures.extensions()
+    with os.scandir(folder) as entries:
+        return sorted(
+            entry.path
+            for entry in entries
+            if entry.is_file() and not entry.name.startswith(".") and Path(entry.name).suffix.lower() in takes
+        )
 
 
-def _check_photo(name: str, empty: set[str]) -> None:
-    """Raise RefusedError or OSError for an input that is no file.   empty: folders without photos."""
-    if name in empty:
-        msg = "there are no photos in this folder"
-        raise common.RefusedError(msg)
+def _check_photo(name: str, refused: dict[str, Exception]) -> None:
+    """Raise RefusedError or OSError for an input that is no file.   refused: errors of folders, by name."""
+    if name in refused:
+        raise refused[name]
     common.check_input(name, "name the photos in it")
 
 
