@@ -71,6 +71,19 @@ def test_a_link_is_found_by_the_name_of_its_target(folder: Path) -> None:
         assert local.autoencoder(TAESD) == link
 
 
+def test_a_link_is_found_by_its_own_name(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The folder that it leads to may have any name."""
+    target = put(tmp_path_factory.mktemp("elsewhere") / "8f3a")
+    link = folder / "taesd"
+    try:
+        link.symlink_to(target, target_is_directory=True)
+    except OSError:
+        pytest.skip("symbolic links cannot be made here")
+    assert local.autoencoder(TAESD) == link
+    with settings.using(model_dirs=[link]):
+        assert local.autoencoder(TAESD) == link
+
+
 @pytest.mark.parametrize(
     ("names", "found"),
     [

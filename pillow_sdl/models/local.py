@@ -168,4 +168,5 @@ def _folders() -> Iterator[Path]:
 def _folders_of(model: Model) -> Iterator[Path]:
     """The configured folders that have the name of a model or of one of its repositories."""
     names = {model.name, *(repository.name.rpartition("/")[2] for repository in model.repositories)}
-    return (folder for folder in _folders() if folder.resolve().name in names)
+    # A link may have the name, or the folder that it leads to.
+    return (folder for folder in _folders() if {folder.name, folder.resolve().name} & names)
