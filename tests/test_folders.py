@@ -703,6 +703,18 @@ def test_a_process_that_dies_fails_one_file(jobs: int) -> None:
     assert "was killed, perhaps because memory ran out" in failures["kill"].text
 
 
+def test_a_process_that_died_holds_nothing() -> None:
+    """Its connection is closed.  No process is started for which there is no task."""
+    with folders.Workers(1, (die, Namespace(), 1), folders.Interrupts()) as workers:
+        started, found = [], workers.outcomes(map(folders.Task, ["exit", "a", "exit"]))
+        for _, outcome in found:
+            started += [worker for worker in workers._workers if worker not in started]
+            assert len(workers._workers) <= 1
+            assert outcome.made or outcome.failure
+        assert len(started) == 1
+        assert workers._workers == []
+
+
 def test_processes_that_cannot_start_are_an_error(tree: Path, tmp_path: Path) -> None:
     """There is no endless row of attempts."""
     with pytest.raises(common.RefusedError, match="a worker process cannot be started: it ended with status 5"):

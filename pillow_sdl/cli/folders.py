@@ -485,6 +485,15 @@ class Workers:
             theirs.close()
         return worker
 
+    def _remove(self, worker: _Worker) -> str:
+        """Free what a process that has ended holds here: its connection, among others.  Returns how it ended."""
+        self._workers.remove(worker)
+        worker.connection.close()
+        worker.process.join()
+        status = worker.process.exitcode
+        worker.process.close()
+        return _end(status)
+
     def outcomes(self, tasks: Iterable[Task]) -> Outcomes:
         """Yield what became of each task.  Raises RefusedError if processes cannot be started."""
         from multiprocessing.connection import wait
@@ -493,16 +502,18 @@ class Workers:
         busy: dict[Any, tuple[_Worker, Task]] = {}
         ready: set[Any] = set()
 
-        def give(worker: _Worker) -> None:
-            """Give a worker its next task, if there is one."""
+        def give(worker: _Worker | None = None) -> None:
+            """Give a worker, or a new one, the next task, if there is one."""
             task = next(waiting, None)
-            if task is not None:
-                busy[worker.connection] = worker, task
-                with suppress(OSError):  # If the process has ended, that is noticed when it should answer.
-                    worker.connection.send(task)
+            if task is None:
+                return
+            worker = worker or self._start()
+            busy[worker.connection] = worker, task
+            with suppress(OSError):  # If the process has ended, that is noticed when it should answer.
+                worker.connection.send(task)
 
         for _ in range(self._jobs):
-            give(self._start())
+            give()
         while busy:
             connection: Any
             for connection in wait(list(busy)):
@@ -510,13 +521,13 @@ class Workers:
                 try:
                     outcome = connection.recv()
                 except (EOFError, OSError):
-                    worker.process.join()
-                    end = _end(worker.process.exitcode)
+                    end = self._remove(worker)
                     if connection not in ready:
                         msg = f"a worker process cannot be started: it {end}"
                         raise common.RefusedError(msg) from None
                     del busy[connection]
-                    give(self._start())
+                    ready.remove(connection)
+                    give()
                     yield task, Outcome(None, common.Failure(task.name, f"its process {end}", f"a process {end}"))
                     continue
                 if outcome is None:
@@ -527,7 +538,7 @@ class Workers:
                 yield task, outcome
 
 
-def _end(status: int | None) -> str:
+def _end(status: int) -> str:
     """Return how a process ended.   status: its exit status, negative for a signal, as in `multiprocessing`."""
     if status == -getattr(signal, "SIGKILL", 0):
         return "was killed, perhaps because memory ran out"
