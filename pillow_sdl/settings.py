@@ -19,6 +19,8 @@ DENOISE_CHOICES = ("auto", "off", "small", "unet", "buehlmann")
 
 MAX_DENOISE_STEPS = 50
 
+MAX_THREADS = 1024
+
 
 def _is_whole(value: Any, most: int | None = None) -> bool:
     """Whether a value is a whole number of at least 1 and at most `most`.  Booleans do not count as numbers."""
@@ -39,7 +41,7 @@ class Settings:
         otherwise the CPU.  It keeps the embedded model on the CPU; "cuda" with the extra `pillow-sdl[torch]` moves it
         to the GPU.  Environment variable: PILLOW_SDL_DEVICE.
     dtype: type in which decoders and UNets of the Stable Diffusion family compute: "float32", "float16" or "bfloat16".
-    threads: number of CPU threads for networks, at least 1.  None: OMP_NUM_THREADS if it is set, otherwise all
+    threads: number of CPU threads for networks, 1 to 1024.  None: OMP_NUM_THREADS if it is set, otherwise all
         processors that the process may use.  Environment variable: PILLOW_SDL_THREADS.
     max_pixels: largest width x height of a file that is decoded, at least 1.  None: no limit besides Pillow's own.
         Environment variable: PILLOW_SDL_MAX_PIXELS.
@@ -88,11 +90,12 @@ class Settings:
         if not _is_whole(self.denoise_steps, MAX_DENOISE_STEPS):
             msg = f"denoise_steps must be a whole number from 1 to {MAX_DENOISE_STEPS}, not {self.denoise_steps!r}"
             raise ValueError(msg)
-        for name in ("threads", "max_pixels"):
-            value = getattr(self, name)
-            if value is not None and not _is_whole(value):
-                msg = f"{name} must be None or a whole number of at least 1, not {value!r}"
-                raise ValueError(msg)
+        if self.threads is not None and not _is_whole(self.threads, MAX_THREADS):
+            msg = f"threads must be None or a whole number from 1 to {MAX_THREADS}, not {self.threads!r}"
+            raise ValueError(msg)
+        if self.max_pixels is not None and not _is_whole(self.max_pixels):
+            msg = f"max_pixels must be None or a whole number of at least 1, not {self.max_pixels!r}"
+            raise ValueError(msg)
         object.__setattr__(self, "model_dirs", tuple(self.model_dirs))
 
 
@@ -136,13 +139,16 @@ def _of_process() -> Settings:
 
 
 def default_threads() -> int:
-    """Return the number of threads for networks: OMP_NUM_THREADS, else the processors that this process may use."""
+    """Return the number of threads for networks: OMP_NUM_THREADS, else the processors that this process may use.
+
+    At most `MAX_THREADS`.
+    """
     named = os.environ.get("OMP_NUM_THREADS", "")
-    if named.isdecimal() and int(named):
-        return int(named)
+    if re.fullmatch(r"0*[1-9]\d{0,17}", named):
+        return min(int(named), MAX_THREADS)
     if hasattr(os, "sched_getaffinity"):  # A container may allow fewer processors than the machine has.
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        return min(len(os.sched_getaffinity(0)), MAX_THREADS)
+    return min(os.cpu_count() or 1, MAX_THREADS)
 
 
 def configure(**options: Any) -> Settings:

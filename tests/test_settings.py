@@ -191,12 +191,27 @@ def test_every_kind_of_device_is_accepted(right: str) -> None:
 @pytest.mark.parametrize("name", ["threads", "max_pixels"])
 def test_whole_numbers_from_1_are_accepted(name: str) -> None:
     """Integers of NumPy too.  None is the default."""
-    for value in (1, 10**12, np.int64(7), None):
+    for value in (1, 1024, np.int64(7), None):
         assert getattr(pillow_sdl.configure(**{name: value}), name) == value
     for wrong in (0, -1, 1.0, "4", True, np.float32(2)):
-        with pytest.raises(ValueError, match=f"{name} must be None or a whole number of at least 1"):
+        with pytest.raises(ValueError, match=f"{name} must be None or a whole number (of at least|from) 1"):
             pillow_sdl.configure(**{name: wrong})
     assert getattr(settings.current(), name) is None
+
+
+def test_more_threads_than_any_machine_runs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime would report them in its own words.  OMP_NUM_THREADS, which others read too, is cut."""
+    for action in (pillow_sdl.configure, enter):
+        with pytest.raises(ValueError, match="threads must be None or a whole number from 1 to 1024, not 99999999999"):
+            action(threads=99999999999)
+    monkeypatch.setenv("OMP_NUM_THREADS", "99999999999")
+    assert settings.default_threads() == 1024
+    monkeypatch.setenv("OMP_NUM_THREADS", "9" * 5000)  # More digits than Python converts.
+    assert settings.default_threads() >= 1
+    monkeypatch.setenv("PILLOW_SDL_THREADS", "1025")
+    with pytest.raises(ValueError, match=r"PILLOW_SDL_THREADS: threads must be .* 1 to 1024, not 1025"):
+        settings.current()
+    assert pillow_sdl.Settings(max_pixels=10**12).max_pixels == 10**12
 
 
 @pytest.mark.parametrize(

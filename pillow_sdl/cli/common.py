@@ -73,7 +73,7 @@ class Setting(NamedTuple):
 
 SETTINGS: Final = {
     "device": Setting("DEVICE", "where the networks run: auto, cpu, cuda, cuda:N, mps or xpu"),
-    "threads": Setting("N", "number of CPU threads for the networks"),
+    "threads": Setting("N", f"number of CPU threads for the networks, 1 to {settings.MAX_THREADS}"),
     "max_pixels": Setting("N", "refuse files with more than N pixels (width x height)"),
     "denoise": Setting(
         "NAME", f"what denoises the latent before the decoder runs: {', '.join(settings.DENOISE_CHOICES)}"
