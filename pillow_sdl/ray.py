@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import math
 import os
 import posixpath
 import time
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import Any, Final, NamedTuple
 
@@ -146,21 +148,40 @@ def encode(
         that is no URI is a path on this machine, and all workers must see the file under the same path.
     existing: what is done if an output exists.  "skip": nothing, unless it is older than the picture.  "overwrite": it
         is replaced.  "error": the picture fails.
-    concurrency: number of actors.  None: as many as the cluster's CPUs and GPUs allow now.
-    num_cpus, num_gpus, memory: what Ray reserves for an actor; memory in bytes.  An actor uses num_cpus threads, unless
-        a setting says otherwise.
+    concurrency: number of actors, at least 1.  None: as many as the cluster's CPUs and GPUs allow now.
+    num_cpus, num_gpus, memory: what Ray reserves for an actor: CPUs, more than 0; GPUs; memory in bytes.  An actor uses
+        num_cpus threads, unless a setting says otherwise.
     strip: whether Exif, XMP and the ICC profile are left out.
     keep_extension: whether photo.jpg becomes photo.jpg.sdl instead of photo.sdl.   options: of `save`.
     Raises ValueError for invalid options and if two pictures have the same output, BackendError if Ray is missing,
     OSError if a folder cannot be listed.
     """
     EncodeOptions(**options)
+    _check_reservation(concurrency, num_cpus, num_gpus, memory)
     require()
     plan = make_plan(paths, output, filesystem=filesystem, existing=existing, keep_extension=keep_extension)
     connect()
     work = Work(strip, options, plan.source, plan.target, num_cpus, num_gpus, memory)
     rows = [*plan.rows, *run(plan.jobs, work, concurrency)]
     return _table(sorted(rows, key=lambda row: str(row["path"])))
+
+
+def _check_reservation(concurrency: Any, num_cpus: Any, num_gpus: Any, memory: Any) -> None:
+    """Raise ValueError for what Ray cannot reserve.  An actor without a CPU would compete with all the others."""
+    if concurrency is not None and (not isinstance(concurrency, int) or concurrency < 1):
+        msg = f"concurrency must be None or a whole number of at least 1, not {concurrency!r}"
+        raise ValueError(msg)
+    if not _is_number(num_cpus) or num_cpus <= 0:
+        msg = f"num_cpus must be a number above 0, not {num_cpus!r}"
+        raise ValueError(msg)
+    for name, value in {"num_gpus": num_gpus, "memory": memory}.items():
+        if value is not None and (not _is_number(value) or value < 0):
+            msg = f"{name} must be None or a number of at least 0, not {value!r}"
+            raise ValueError(msg)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def require() -> None:
@@ -414,6 +435,7 @@ class FileEncoder:
         started = time.monotonic()
         if ray.get(self._attempts.start.remote(job.output)) >= ATTEMPTS:
             kind = "its process was killed"
+            _discard(self._target, _part_of(job.output))  # The last process may have left it.
             return row_of(job, "failed", error=f"{kind} {ATTEMPTS} times, perhaps because memory ran out", kind=kind)
         try:
             size, lost = self._encode(job)
@@ -436,16 +458,36 @@ class FileEncoder:
 
 
 def _write(target: Any, output: str, data: bytes) -> None:
-    """Write a file whole or not at all.
+    """Write a file whole or not at all, and leave no other file.  Raises OSError.
 
-    The temporary file has the same name at each attempt, so an actor that dies leaves nothing for ever.
+    The data go to a temporary file, except on filesystems whose files appear when they are complete.  The temporary
+    file has the same name at each attempt: if an actor dies while it writes, the next attempt replaces what it left.
     """
-    folder, name = posixpath.split(output)
-    whole = target.type_name in OBJECT_STORES
-    place = output if whole else posixpath.join(folder, f".{name}.part")
-    if not whole:
-        target.create_dir(folder, recursive=True)
+    if target.type_name in OBJECT_STORES:
+        _put(target, output, data)
+        return
+    part = _part_of(output)
+    target.create_dir(posixpath.dirname(output), recursive=True)
+    try:
+        _put(target, part, data)
+        target.move(part, output)
+    except BaseException:
+        _discard(target, part)
+        raise
+
+
+def _put(target: Any, place: str, data: bytes) -> None:
     with target.open_output_stream(place) as stream:
         stream.write(data)
-    if not whole:
-        target.move(place, output)
+
+
+def _part_of(output: str) -> str:
+    """Return the name of the temporary file of an output."""
+    folder, name = posixpath.split(output)
+    return posixpath.join(folder, f".{name}.part")
+
+
+def _discard(target: Any, path: str) -> None:
+    """Delete a file if it is there and can be deleted."""
+    with suppress(OSError):
+        target.delete_file(path)

@@ -383,6 +383,36 @@ def test_wrong_arguments_raise_value_error(tmp_path: Path) -> None:
         cluster.Encoder(qualitty=5)
 
 
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("num_cpus", (0, -1, float("nan"), float("inf"), None, "2")),
+        ("num_gpus", (-1, float("nan"), "1")),
+        ("memory", (-1, "1 GB")),
+        ("concurrency", (0, -1, 1.5, "2")),
+    ],
+)
+def test_reservations_that_ray_cannot_make_raise_value_error(
+    name: str, values: tuple[Any, ...], tmp_path: Path
+) -> None:
+    """Before the pictures are looked for.  Ray would not refuse all of them, or not before it has started actors."""
+    for value in values:
+        with pytest.raises(ValueError, match=f"{name} must be"):
+            cluster.encode(tmp_path / "missing", **{name: value})
+
+
+def test_a_write_that_fails_leaves_no_file(tmp_path: Path) -> None:
+    """Neither if the data cannot be written nor if the complete file cannot be moved to its place."""
+    from pyarrow import fs
+
+    (tmp_path / "a.sdl" / "inside").mkdir(parents=True)
+    with pytest.raises(OSError, match=r"a\.sdl"):
+        cluster._write(fs.LocalFileSystem(), (tmp_path / "a.sdl").as_posix(), b"data")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.sdl"]
+    cluster._write(fs.LocalFileSystem(), (tmp_path / "new" / "b.sdl").as_posix(), b"data")
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["b.sdl"]
+
+
 def test_an_input_is_never_its_own_output(plain_path: Path) -> None:
     """An SDL file that is named."""
     plan = cluster.make_plan(plain_path, None, existing="overwrite")
