@@ -192,6 +192,17 @@ def test_files_and_folders_are_mixed(tree: Path, tmp_path: Path) -> None:
     assert "ignored: 1 x named twice" in summary(found)
 
 
+def test_recursive_makes_the_folder_for_files_alone(tree: Path, tmp_path: Path) -> None:
+    """As for folders, so a script need not know which of its inputs are folders.  One file goes to a file."""
+    names = [str(tree / "a.jpg"), str(tree / "sub" / "b.bmp")]
+    assert cli.main(["encode", "-r", "--quiet", *names, "-o", str(tmp_path / "new" / "folder")]) == 0
+    assert contents(tmp_path / "new").keys() == {"folder/a.sdl", "folder/b.sdl"}
+    assert cli.main(["encode", "-r", "--quiet", names[0], "-o", f"{tmp_path / 'other'}/"]) == 0
+    assert cli.main(["encode", "-r", "--quiet", names[0], "-o", str(tmp_path / "one.sdl")]) == 0
+    assert contents(tmp_path / "other").keys() == {"a.sdl"}
+    assert (tmp_path / "one.sdl").read_bytes() == (tmp_path / "other" / "a.sdl").read_bytes()
+
+
 def test_decode_keeps_the_tree(files: Path, tmp_path: Path) -> None:
     """Other files are ignored; the format is that of --format."""
     (files / "notes.txt").write_text("")

@@ -113,7 +113,8 @@ def add_many(command: argparse.ArgumentParser, *, writes: bool) -> None:
         action="store_true",
         help="also take the files in folders that are inputs, and in their subfolders"
         + (
-            "; with a folder as input, OUTPUT is a folder, which is made if it is missing and keeps the tree"
+            "; with a folder or several files as inputs, OUTPUT is a folder, which is made if it is missing and keeps "
+            "the tree"
             if writes
             else ""
         ),

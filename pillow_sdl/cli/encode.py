@@ -159,7 +159,7 @@ def _check(options: argparse.Namespace) -> None:
         return
     if options.ray and cluster.is_remote(options):
         return
-    is_file = len(options.inputs) == 1 and not folders.has_folder(options) and not common.is_device(output)
+    is_file = len(options.inputs) == 1 and not folders.fills_folder(options) and not common.is_device(output)
     if is_file and Path(output).suffix.lower() != SUFFIX:
         options.parser.error(f"encode writes SDL files, so the name of the output must end in {SUFFIX}: {output}")
 

@@ -117,9 +117,11 @@ def _many(options: Namespace) -> bool:
     return bool(options.recursive or options.jobs or options.ray or options.skip_existing or options.dry_run)
 
 
-def has_folder(options: Namespace) -> bool:
-    """Whether the files in folders are to be processed."""
-    return options.recursive and any(common.is_folder(name) for name in options.inputs)
+def fills_folder(options: Namespace) -> bool:
+    """Whether -o is a folder that is made if it is missing: with --recursive, unless the only input is a file."""
+    output: str = getattr(options, "output", None) or ""
+    several = len(options.inputs) > 1 or any(common.is_folder(name) for name in options.inputs)
+    return options.recursive and bool(output) and (several or common.names_folder(output))
 
 
 def _check(options: Namespace) -> None:
@@ -130,9 +132,9 @@ def _check(options: Namespace) -> None:
     if _many(options) and common.STREAM in {output, *options.inputs}:
         flags = "--recursive, --jobs, --skip-existing, --dry-run and --ray"
         options.parser.error(f"{flags} do not go with standard input and standard output")
-    if output is not None and has_folder(options):
+    if output is not None and fills_folder(options):
         if os.path.lexists(output) and not common.is_folder(output):
-            options.parser.error("with a folder as input, -o must be a folder")
+            options.parser.error("with --recursive, -o must be a folder, unless the only input is a file")
     elif output is not None and len(options.inputs) > 1 and (output == common.STREAM or not common.is_folder(output)):
         options.parser.error("with several inputs, -o must be an existing folder")
     common.check_streams(options)
@@ -205,12 +207,12 @@ def _modified(output: str) -> int | None:
 
 def _inputs(options: Namespace, command: Command, plan: Plan) -> Iterator[tuple[str, str | None]]:
     """Yield every input and its path in the tree that the output keeps, None without a tree."""
-    with_folders = has_folder(options)
+    tree = fills_folder(options)
     for name in options.inputs:
         if options.recursive and common.is_folder(name):
             yield from _files(name, command, plan)
         else:
-            yield name, Path(name).name if with_folders and getattr(options, "output", None) is not None else None
+            yield name, Path(name).name if tree else None
 
 
 def _files(top: str, command: Command, plan: Plan) -> Iterator[tuple[str, str]]:
