@@ -30,7 +30,8 @@ STARTER: Final = "pillow_sdl_autoload"
 """Name, without its ending, of the file that makes Python import `HOOK` at its start."""
 
 STARTERS: Final = {
-    ".pth": f"import {HOOK}; {HOOK}.install()\n",
+    # Python reports an error of such a line at every start, so a line without its module must do nothing.
+    ".pth": f'import sys; exec("try:\\n import {HOOK}\\n {HOOK}.install()\\nexcept Exception:\\n pass")\n',
     ".start": f"{HOOK}:install\n",
 }
 """What follows the comment in the file `STARTER`, by its ending."""

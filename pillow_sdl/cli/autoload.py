@@ -66,7 +66,7 @@ def run_disable(options: argparse.Namespace) -> int:
 
 
 def run_status(options: argparse.Namespace) -> int:
-    """Describe the files.  Returns the exit status: 1 if they have no effect."""
+    """Describe the files.  Returns the exit status: 1 if a folder lacks some of them, or if they have no effect."""
     places = autoload.places()
     enabled = any(place.complete for place in places)
     why = autoload.failure() if enabled else None
@@ -84,7 +84,7 @@ def run_status(options: argparse.Namespace) -> int:
     if why is not None:
         common.message(f"sdl: a new process of this Python does not know the format: {why}")
         return 1
-    return 0
+    return 0 if all(place.complete for place in places) else 1
 
 
 def _describe(place: autoload.Place) -> dict[str, Any]:
