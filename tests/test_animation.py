@@ -930,6 +930,23 @@ def test_the_command_line_keeps_animations(suffix: str, plays: int, tmp_path: Pa
 
 
 @pytest.mark.parametrize("suffix", [".gif", ".webp", ".png"])
+def test_the_frames_that_are_reported_are_those_of_the_output(
+    suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Pillow stores equal frames of some formats as one that is shown for longer."""
+    first, second = ground(48, 32), with_disc(ground(48, 32), 9, 3)
+    source, target = tmp_path / "a.sdl", tmp_path / f"a{suffix}"
+    for pictures, equal in (([first, first, second], False), ([first, first], True)):
+        source.write_bytes(animated(pictures))
+        assert cli.main(["decode", "-f", str(source), "-o", str(target)]) == 0
+        with Image.open(target) as image:
+            count = getattr(image, "n_frames", 1)
+        assert count in ({1, 2} if equal else {2, 3})
+        expected = f"{target}: 48 x 32, " + (f"{count} frames, " if count > 1 else "")
+        assert capsys.readouterr().err == f"{expected}{target.stat().st_size:,} bytes\n"
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp", ".png"])
 def test_the_command_line_keeps_transparency(suffix: str, tmp_path: Path) -> None:
     """A pixel that becomes clear does not show the frame before."""
     pictures = sprites("RGBA")

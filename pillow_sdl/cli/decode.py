@@ -114,7 +114,8 @@ def _make(task: folders.Task, options: argparse.Namespace) -> folders.Made:
         frames = _frames(image, kind, options, task.name)
         data = _save(image, kind, place, **metadata, **frames)
         width, height = image.size
-        size = f"{width} x {height}" + (f", {image.n_frames} frames" if frames else "")
+        written = _count(data) if frames else 1
+        size = f"{width} x {height}" + (f", {written} frames" if written > 1 else "")
     return folders.Made(f"{size}, {len(data):,} bytes", data)
 
 
@@ -143,6 +144,12 @@ def _frames(image: SdlImageFile, kind: str, options: argparse.Namespace, name: s
         if image.mode.endswith("A"):
             found["disposal"] = BACKGROUND  # A clear pixel would show the frame before.
     return found
+
+
+def _count(data: bytes) -> int:
+    """Return the number of frames of a file that Pillow has written.  It merges frames that are equal."""
+    with Image.open(io.BytesIO(data)) as image:
+        return pictures.count_frames(image)
 
 
 def _check_format(image: Image.Image, kind: str, place: str) -> None:
