@@ -1,4 +1,4 @@
-"""Tell a Linux desktop of the format: its media type, and the program that makes thumbnails.
+"""Register the format with a Linux desktop: its media type, and the program that makes thumbnails.
 
     DATA/mime/packages/pillow-sdl.xml      name, signature and extension of image/x-sdl
     DATA/thumbnailers/sdl.thumbnailer      the command that file managers run for a thumbnail

@@ -1,12 +1,12 @@
 """Encode many pictures on a Ray cluster, with packages of the extra `pillow-sdl[ray]`.
 
-`encode` is for files.  `Encoder` is for datasets that a program has already.  Ray is imported by the functions that use
-it.
+`encode` is for files.  `Encoder` is for programs that have a Ray dataset already.  Only the functions that use Ray
+import it.
 
-Ray Data gives blocks of jobs to actors, each of which keeps a network.  An actor reads the pictures itself, so that a
-file that cannot be read is a row of the report, and so that photos do not travel through Ray's memory.  If an actor
-dies, Ray starts another one and gives it the block again.  Nothing is encoded twice then: an output that has changed
-since the plan was made is complete.
+Ray Data gives blocks of jobs to actors, each of which keeps a network.  An actor reads the pictures itself.  So a file
+that cannot be read becomes a row of the report, and photos do not travel through Ray's memory.  If an actor dies, Ray
+starts another one and gives it the block again.  It skips outputs that were written after the plan was made, so no
+picture is encoded twice.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ OBJECT_STORES: Final = {"s3", "gcs", "abfs"}
 """Filesystems, by pyarrow's names, whose files appear when they are complete, and which have no folders."""
 
 ATTEMPTS: Final = 3
-"""How often a picture may end its actor before it fails."""
+"""A picture fails after this many actors have died while they encoded it."""
 
 MOST_IN_BLOCK: Final = 16
 """Largest number of pictures that an actor gets at once."""
 
 BLOCKS_PER_ACTOR: Final = 8
-"""Least number of blocks for each actor, if there are enough pictures: the last ones then end at about one time."""
+"""Each actor gets at least this many blocks if there are enough pictures.  So all actors end at about the same time."""
 
 
 class Encoder:
@@ -403,7 +403,10 @@ def _room(work: Work) -> int:
 
 
 class Attempts:
-    """Counts how often the work on an output was started without an end.  An actor of its own."""
+    """Counts how often the work on an output was started and did not end.
+
+    It is an actor of its own, so the counts stay when an actor that encodes dies.
+    """
 
     def __init__(self) -> None:
         self._started: Counter[str] = Counter()
@@ -419,7 +422,7 @@ class Attempts:
 
 
 class FileEncoder:
-    """Encodes files.  An actor's work.   given: settings.   attempts: handle of the actor that counts."""
+    """The work of an actor: encodes files.   given: settings.   attempts: handle of the actor `Attempts`."""
 
     def __init__(self, work: Work, given: dict[str, Any], attempts: Any) -> None:
         self._source, self._target, self._attempts = work.source, work.target, attempts

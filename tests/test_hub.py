@@ -147,7 +147,7 @@ def test_every_error_of_the_client_is_reported(error: type[Exception], monkeypat
 def test_nothing_is_downloaded_offline(
     taesd: hub.Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The hub's own variable HF_HUB_OFFLINE is honoured, also by the command."""
+    """The hub's own variable HF_HUB_OFFLINE counts, also for the command."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ModelNotFoundError, match=TAESD.repositories[0].name):
         downloads.fetch(TAESD)

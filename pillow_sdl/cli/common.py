@@ -264,7 +264,7 @@ def flush() -> None:
 
 
 def discard_output() -> None:
-    """Let standard output and standard error go nowhere if they are closed or full.
+    """Discard what is still written to standard output and standard error if they are closed or full.
 
     Python flushes both once more when it ends, and would report the error again.
     """

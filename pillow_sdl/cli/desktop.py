@@ -37,10 +37,10 @@ def _folder(options: argparse.Namespace) -> Path:
 
 
 def _updated(folder: Path, options: argparse.Namespace) -> None:
-    """Let the desktop read the media types again, and say if that fails: it is done at the next login then."""
+    """Make the desktop read the media types again.  If that fails, tell the user, because the next login does it."""
     problem = desktop.update(folder)
     if problem is not None:
-        common.say(options, f"the desktop may know of the change after the next login only: {problem}")
+        common.say(options, f"the desktop may not notice the change before the next login: {problem}")
 
 
 def run_install(options: argparse.Namespace) -> int:

@@ -1,6 +1,6 @@
 """What encode, decode and verify do with their inputs: one file, several files, or folders in several processes.
 
-All outputs are planned and checked before any work.  Then one process after the other, or worker processes, compute the
+All outputs are planned and checked before any work.  Then the main process, or several worker processes, compute the
 outputs as bytes.  Only the main process writes files, so workers can be killed at any time.
 """
 
@@ -62,12 +62,14 @@ class Task(NamedTuple):
 class Command(NamedTuple):
     """What a command does with one input.
 
-    make: function of a module, which worker processes import.  It may raise any exception.
-    takes: returns the extensions, in lower case and with their dots, of the files in folders that the command takes.
-    others: what the other files in folders are called.   done: what is said of files for which it succeeded.
-    output: function of the input's name, the options and its path in the tree, as those of `common.output_for`.  None
-        for a command without outputs.   plan: makes the plan in the place of this module's own.   outcomes: processes
-        tasks and writes their outputs, in the place of this module.
+    make: makes the output of a task.  Worker processes import it, so it must be at the top level of a module.  It may
+        raise any exception.
+    takes: returns the extensions of the files that are taken from folders, in lower case and with their dots.
+    others: what the summary calls the other files in folders.   done: the verb of the summary, such as "encoded".
+    output: returns where the output of an input goes.  It gets the input's name, the options and the input's path in
+        the tree, as `common.output_for` does.  None: the command has no outputs.
+    plan: makes the plan.  None: `_plan` does.
+    outcomes: processes all tasks and writes their outputs.  None: this module does.
     """
 
     make: Callable[[Task, Namespace], Made]
@@ -267,7 +269,7 @@ def _is_link(entry: os.DirEntry[str]) -> bool:
 
 
 class Interrupts:
-    """Turns SIGINT into KeyboardInterrupt, but not where a block is held, and never loses one."""
+    """Turns SIGINT into KeyboardInterrupt.  Inside a block of `held`, the exception waits for the end of the block."""
 
     def __init__(self) -> None:
         self._came = self._held = False
@@ -461,9 +463,10 @@ class Workers:
                 worker.process.join()
 
     def _start(self) -> _Worker:
-        """Start a process, which never receives SIGINT where processes can inherit that.
+        """Start a process that does not react to SIGINT.
 
-        On Windows it ignores SIGINT from its first line on.
+        It inherits a mask that blocks the signal.  Windows has no such mask: there the process ignores SIGINT from its
+        first line on.
         """
         import multiprocessing
 
@@ -474,7 +477,7 @@ class Workers:
             if hasattr(signal, "pthread_sigmask"):
                 from multiprocessing import resource_tracker
 
-                resource_tracker.ensure_running()  # It would end the mask.
+                resource_tracker.ensure_running()  # Otherwise `start` starts it, which unblocks the signal.
                 mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
                 try:
                     process.start()

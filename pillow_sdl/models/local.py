@@ -1,8 +1,8 @@
 """Find the weights of models that are on this machine: in the configured folders and in the hub's cache.
 
 A denoiser consists of a pipeline's folders `unet` and `scheduler` and of a file with the embedding of the empty prompt.
-That file is computed once and kept in the pipeline's folder or in the hub's cache of assets.  Nothing here uses the
-network; the hub's own variables HF_HOME and HF_HUB_CACHE are honoured.
+That file is computed once and kept in the pipeline's folder or in the hub's cache of assets.  This module does not use
+the internet.  The hub's client obeys the variables HF_HOME and HF_HUB_CACHE.
 """
 
 from __future__ import annotations

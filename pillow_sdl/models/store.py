@@ -59,7 +59,7 @@ class Store:
             self._networks.clear()
 
     def after_fork(self) -> None:
-        """Make the store of a forked child usable: a new lock, no network."""
+        """Empty the store of a forked child, and replace its lock, which a thread of the parent may have held."""
         self._lock = threading.RLock()
         # A session of ONNX Runtime waits, when it is freed, for threads that only the parent has.
         forks.never_free(self._networks)
@@ -70,7 +70,7 @@ STORE = Store()
 
 
 def _after_fork() -> None:
-    STORE.after_fork()  # The store of this moment: tests replace it.
+    STORE.after_fork()  # Tests replace STORE, so it is looked up when the process forks.
 
 
 if hasattr(os, "register_at_fork"):
