@@ -125,9 +125,12 @@ def _parser() -> argparse.ArgumentParser:
     fidelity.add_argument("--fonts", type=Path, required=True, help="folder of fonts: DejaVuSans.ttf and others")
     fidelity.add_argument("--signs", type=Path, nargs="+", required=True, help="photographed pages, screenshots")
     fidelity.add_argument("--metrics", type=Path, required=True, help="folder of LPIPS and DISTS weights")
-    parts = ("text", "signs", "faces", "photos", "times")
     fidelity.add_argument(
-        "--parts", nargs="+", choices=parts, default=parts, help="what is measured; the rest of OUTPUT stays as it is"
+        "--parts",
+        nargs="+",
+        default=[],
+        metavar="PART",
+        help="what is measured, default: all; the rest of OUTPUT stays",
     )
     fidelity.add_argument("--most-faces", type=int, default=30, help="faces that are looked at (default %(default)s)")
     fidelity.add_argument("--limit", type=int, help="only the first photos of --images")

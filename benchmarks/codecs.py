@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 from PIL import Image
 
 import pillow_sdl  # noqa: F401  registers .sdl
+from pillow_sdl.report import formats
 
 
 class Codec(Protocol):
@@ -71,9 +72,11 @@ class Format:
 
 
 FORMATS: Final = (
-    Format("JPEG", "JPEG", {"optimize": True, "progressive": True}, range(1, 96)),
-    Format("WebP", "WEBP", {"method": 6}),
-    Format("AVIF", "AVIF", {"speed": 4}),
+    # As the pages of `sdl report` compare them.
+    *(
+        Format(kind.name, kind.pillow, kind.options, kind.qualities)
+        for kind in (formats.JPEG, formats.WEBP, formats.AVIF)
+    ),
     Format("SDL", "SDL"),
 )
 """Formats that Pillow and this project write."""

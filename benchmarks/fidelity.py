@@ -17,6 +17,7 @@ import io
 import json
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -331,7 +332,10 @@ def run(
     most_faces: int,
     limit: int | None,
 ) -> None:
-    """Measure some parts, replace them in `output`, a JSON file, and print their means."""
+    """Measure some parts, or all if none is named, replace them in `output`, a JSON file, and print their means.
+
+    Exits for a part that there is not.
+    """
     measures: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
         "text": (lambda: measure_text(fonts), "mean_error_rates"),
         "signs": (lambda: measure_signs(signs), "mean_differences"),
@@ -339,8 +343,11 @@ def run(
         "photos": (lambda: measure_photos(photos(images, limit), metrics), "means"),
         "times": (lambda: measure_times(photos(images, 1)[0]), "medians"),
     }
+    unknown = sorted(set(parts) - measures.keys())
+    if unknown:
+        sys.exit(f"there is no part {', '.join(unknown)}: choose from {', '.join(measures)}")
     found: dict[str, Any] = json.loads(output.read_text()) if output.exists() else {}
-    for part in parts:
+    for part in parts or measures:
         measure, figures = measures[part]
         models = {model.name: model.weights.sha256 for model in registry.load().models if model.weights}
         found[part] = {"command": command(), "versions": versions(), "setting": {"models": models}} | measure()

@@ -758,6 +758,9 @@ def test_one_part_of_the_guards_figures_is_measured(tmp_path: Path, monkeypatch:
     seconds = found["times"]["medians"]
     assert 0 < seconds["neither"]["encode_s"] < seconds["map and named box"]["encode_s"]
     assert all(row["decode_s"] > 0 for row in seconds.values())
+    monkeypatch.setattr("sys.argv", ["benchmarks", "fidelity", *folders, "--parts", "time", "--output", str(results)])
+    with pytest.raises(SystemExit, match="there is no part time: choose from text, signs, faces, photos, times"):
+        main()
 
 
 def test_the_chart_shows_every_format_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ import torch
 from torch import nn
 
 from training import latents
+from training.loop import replace
 from training.shipping import Shelf, add_root
 from training.twin import ContextModel
 
@@ -89,7 +90,7 @@ def train(model: ContextModel, data: list[np.ndarray], middle: float, options: a
             total = 0.0
         if (index + 1) % options.every == 0 or index == options.steps - 1:
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": index + 1}
-            torch.save(state, saved)
+            replace(saved, state)
 
 
 def main(arguments: list[str] | None = None) -> None:

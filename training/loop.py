@@ -99,5 +99,10 @@ def record(checkpoint: Path, row: dict[str, float], state: dict[str, Any]) -> No
     print("  ".join(f"{name} {value:.4g}" for name, value in row.items()), flush=True)
     with checkpoint.with_name("log.txt").open("a") as file:
         file.write("  ".join(f"{name} {value:.6g}" for name, value in row.items()) + "\n")
+    replace(checkpoint, state)
+
+
+def replace(checkpoint: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint so that it holds either the new state or what it held before."""
     torch.save(state, checkpoint.with_suffix(".tmp"))
     checkpoint.with_suffix(".tmp").replace(checkpoint)

@@ -1,16 +1,16 @@
-"""Download models from the Hugging Face hub.  Only `sdl models fetch` and `configure(download=True)` get here.
+"""Download models from the Hugging Face hub.
 
-The hub's own variables HF_HUB_OFFLINE, HF_HOME and HF_ENDPOINT are honoured.
+Nothing is downloaded unless the user runs `sdl models fetch` or turns the setting `download` on.  The hub's client
+obeys the variables HF_HUB_OFFLINE, HF_HOME and HF_ENDPOINT.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .. import settings
+from .. import atomic, settings
 from ..errors import BackendError, ModelMismatchError, ModelNotFoundError, first_line
 from . import local
 
@@ -35,7 +35,7 @@ class _Part(NamedTuple):
 
 
 def find(model: Model) -> Path:
-    """Return the folder of a model's autoencoder: a local one, else a download if the settings allow it.
+    """Return the folder of a model's autoencoder.  Downloads it if it is not on this machine and the settings allow it.
 
     Raises ModelNotFoundError, which names the folders searched and the command that fetches the model.
     """
@@ -117,9 +117,7 @@ def _keep_prompt(model: Model, embedding: NDArray[Any]) -> None:
     if path is None:
         raise _no_client()
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}")  # Readable for all users of the cache, which mkstemp's file is not.
-    temporary.write_bytes(save({local.PROMPT_TENSOR: embedding}))
-    temporary.replace(path)
+    atomic.write(path, save({local.PROMPT_TENSOR: embedding}))
 
 
 def _download(model: Model, wanted: _Part, *, progress: bool) -> Path:
