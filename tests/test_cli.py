@@ -686,6 +686,36 @@ def test_a_folder_that_is_not_there_is_no_file(photo: Path, tmp_path: Path) -> N
     assert listing(tmp_path) == {"photo.png"}
 
 
+@needs_posix
+@pytest.mark.usefixtures("no_work")
+def test_a_link_into_a_missing_folder_names_that_folder(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The folder of the link itself is there."""
+    link = photo.with_name("link.sdl")
+    link.symlink_to(photo.parent / "gone" / "x.sdl")
+    assert cli.main(["encode", str(photo), "-o", str(link)]) == 1
+    assert capsys.readouterr().err == f"sdl: {link}: there is no folder {photo.parent / 'gone'}\n"
+
+
+@needs_posix
+def test_names_do_not_command_the_terminal(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither in errors nor in results.  A name cannot forge a second line."""
+    evil, shown = "\x1b[2J\u202egpj.\nsdl: all is well", "\\x1b[2J\\u202egpj.\\nsdl: all is well"
+    source = photo.rename(photo.with_name(f"{evil}.png"))
+    folder, encoded = str(photo.parent), str(source.with_suffix(".sdl"))
+    encode = ["encode", "--effort", "0"]
+    assert cli.main([*encode, f"{source}x"]) == 1
+    assert cli.main([*encode, str(source)]) == 0
+    assert cli.main([*encode, str(source)]) == 1
+    assert cli.main([*encode, "-r", "--dry-run", "--force", folder]) == 0
+    assert cli.main(["info", encoded]) == 0
+    assert cli.main(["verify", encoded]) == 0
+    assert status_of_exit([*encode, "-r", str(source), "-o", f"{folder}/{evil}"]) == 2
+    for text in capsys.readouterr():
+        assert shown in text
+        assert not set(text) & {"\x1b", "\u202e"}
+        assert not any(line.startswith("sdl: all is well") for line in text.splitlines())
+
+
 # Standard streams
 
 

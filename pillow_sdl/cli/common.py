@@ -204,6 +204,21 @@ def settings_of(options: argparse.Namespace) -> dict[str, Any]:
 
 # Messages
 
+_UNPRINTABLE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+"""Characters that command a terminal, break a line, or change the direction of a text."""
+
+
+def printable(text: str) -> str:
+    r"""Return a text on one line, with escapes such as \n and \x1b for characters that are not shown.
+
+    Names of files may hold such characters.  A terminal would obey them.
+    """
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def _printable_lines(text: str) -> str:
+    return "\n".join(map(printable, text.split("\n")))
+
 
 def _print(text: str) -> None:
     if sys.stderr is not None:  # print(file=None) would print on standard output.
@@ -214,8 +229,8 @@ _print_message: ContextVar[Callable[[str], None]] = ContextVar("pillow_sdl_messa
 
 
 def message(text: str) -> None:
-    """Print a line on standard error, which is never mixed with a picture on standard output."""
-    _print_message.get()(text)
+    """Print lines on standard error, which are never mixed with a picture on standard output."""
+    _print_message.get()(_printable_lines(text))
 
 
 @contextmanager
@@ -236,24 +251,24 @@ def say(options: argparse.Namespace, text: str) -> None:
 
 def warn(place: str, text: str) -> None:
     """Print a warning about an input."""
-    message(f"sdl: {place}: warning: {text}")
+    message(f"sdl: {printable(place)}: warning: {text}")
 
 
 def error(place: str | None, exc: Exception) -> None:
     """Print an error.   place: the file or stream that is wrong."""
-    message(": ".join(filter(None, ["sdl", place, reason(exc)])))
+    message(": ".join(filter(None, ["sdl", printable(place or ""), reason(exc)])))
 
 
 def failure(place: str, exc: Exception) -> Failure:
     """Return why an input failed.   place: the input, which counts if the exception has no place of its own."""
-    return Failure(getattr(exc, "place", None) or place, reason(exc), kind(exc))
+    return Failure(printable(getattr(exc, "place", None) or place), reason(exc), kind(exc))
 
 
 def show(text: str) -> None:
     """Print a result on standard output.  Raises RefusedError if it is closed or cannot be written."""
     _check_stdout()
     with _writing(STANDARD_OUTPUT):
-        print(text)
+        print(_printable_lines(text))
 
 
 def flush() -> None:
@@ -364,12 +379,12 @@ def is_device(name: str) -> bool:
 
 def shown_input(name: str) -> str:
     """Return how messages name an input."""
-    return STANDARD_INPUT if name == STREAM else name or "''"
+    return STANDARD_INPUT if name == STREAM else printable(name) or "''"
 
 
 def shown_output(output: str) -> str:
     """Return how messages name an output."""
-    return STANDARD_OUTPUT if output == STREAM else output
+    return STANDARD_OUTPUT if output == STREAM else printable(output)
 
 
 @contextmanager
@@ -460,7 +475,7 @@ class Outputs:
         earlier = self._inputs[place]
         if os.path.realpath(earlier) == os.path.realpath(name):
             return False
-        msg = f"{earlier} and {name} would both be written to {output}"
+        msg = printable(f"{earlier} and {name} would both be written to {output}")
         raise CollisionError(msg)
 
     def check(self, name: str, output: str, *, tree: bool, replace: bool) -> None:
@@ -487,7 +502,8 @@ class Outputs:
             while tree and not os.path.lexists(folder):
                 folder = folder.parent
             if not folder.is_dir():
-                msg = f"{folder} is not a folder" if tree else f"there is no folder {Path(output).parent}"
+                missing = folder if Path(output).is_symlink() else Path(output).parent
+                msg = f"{folder} is not a folder" if tree else f"there is no folder {missing}"
                 raise RefusedError(msg, output)
             if path.exists():
                 if name != STREAM and path.samefile(name):

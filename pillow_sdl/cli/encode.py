@@ -161,7 +161,9 @@ def _check(options: argparse.Namespace) -> None:
         return
     is_file = len(options.inputs) == 1 and not folders.fills_folder(options) and not common.is_device(output)
     if is_file and Path(output).suffix.lower() != SUFFIX:
-        options.parser.error(f"encode writes SDL files, so the name of the output must end in {SUFFIX}: {output}")
+        folder = "; end the name of a folder with /" if options.recursive else ""
+        name = common.printable(output)
+        options.parser.error(f"encode writes SDL files, so the name of the output must end in {SUFFIX}: {name}{folder}")
 
 
 def _output(name: str, options: argparse.Namespace, inside: str | None) -> str:

@@ -336,7 +336,7 @@ def _dry_run(plan: Plan, options: Namespace, command: Command) -> int:
     """Print what would be done.  Returns the exit status."""
     if not options.quiet:
         for task in plan.tasks:
-            common.show(task.name if task.output is None else f"{task.name} -> {task.output}")
+            common.show(common.printable(task.name if task.output is None else f"{task.name} -> {task.output}"))
     summary = [f"{_files_of(len(plan.tasks))} would be {command.done}", *_rest(plan.skipped, plan.failures)]
     common.say(options, "\n".join([", ".join(summary), *_table(plan, plan.failures)]))
     return 1 if plan.failures else 0
