@@ -946,6 +946,17 @@ def test_the_frames_that_are_reported_are_those_of_the_output(
         assert capsys.readouterr().err == f"{expected}{target.stat().st_size:,} bytes\n"
 
 
+def test_the_still_picture_of_an_apng_file_is_not_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Other programs show it in place of the animation.  Pillow counts it, but it is not stored."""
+    source, target = tmp_path / "a.png", tmp_path / "a.sdl"
+    pictures = [with_disc(ground(48, 32), 2 + 5 * index, 3) for index in range(3)]
+    ground(48, 32).save(source, save_all=True, append_images=pictures, default_image=True, duration=40)
+    assert cli.main(["encode", str(source), "-o", str(target)]) == 0
+    with Image.open(target) as image:
+        assert getattr(image, "n_frames", 1) == 3
+    assert f"{target}: 48 x 32, 3 frames, " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("suffix", [".gif", ".webp", ".png"])
 def test_the_command_line_keeps_transparency(suffix: str, tmp_path: Path) -> None:
     """A pixel that becomes clear does not show the frame before."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import io
 import os
 import re
 from pathlib import Path
 from typing import Any, Final
 
+from .. import decode, pictures, registry
 from .. import options as opt
-from .. import pictures, registry
+from ..format import container
 from ..latent.entropy import METHODS
 from ..latent.quantizers import QUANTIZERS
 from ..options import EncodeOptions
@@ -174,15 +176,16 @@ def _make(task: folders.Task, options: argparse.Namespace) -> folders.Made:
     """Return the SDL file of an input."""
     name = task.name
     with common.open_image(name) as image:
-        animated = not options.still and pictures.is_animation(image)
         for text in pictures.losses(image, still=options.still):
             common.warn(common.shown_input(name), text)
         with common.progress_bar(name, options):
             data = pictures.encoded(image, strip=options.strip, still=options.still, **_given(options))
         width, height = image.size
-        frames = pictures.count_frames(image) if animated else 1
+    # Those of the output: an APNG file may have one more, a still picture for other programs, which is left out.
+    stored = decode.read_frames(container.read(io.BytesIO(data)))
+    frames = len(stored.durations) if stored else 1
     bits = 8 * len(data) / (width * height * frames)
-    size = f"{width} x {height}" + (f", {frames} frames" if animated else "")
+    size = f"{width} x {height}" + (f", {frames} frames" if frames > 1 else "")
     return folders.Made(f"{size}, {len(data):,} bytes, {bits:.3f} bits per pixel", data)
 
 
