@@ -130,6 +130,36 @@ def test_a_file_of_another_format_is_refused(tmp_path: Path, capsys: pytest.Capt
     assert not (tmp_path / "b.png").exists()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell and POSIX file descriptors")
+@pytest.mark.parametrize(
+    ("arguments", "redirection", "message"),
+    [
+        ("- a.png", "<&-", "standard input: it is closed"),
+        ("a.sdl -", ">&-", "standard output: it is closed"),
+        (". a.png", "", ".: this is a folder; name a file in it"),
+        ("a.sdl gone/a.png", "", "gone/a.png: No such file or directory"),
+    ],
+)
+def test_a_wrong_input_or_output_is_named(arguments: str, redirection: str, message: str, tmp_path: Path) -> None:
+    """The status is 1, without a traceback."""
+    (tmp_path / "a.sdl").write_bytes(images.saved(images.gradient()))
+    command = f"{sys.executable} -m pillow_sdl thumbnail {arguments} {redirection}"
+    found = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, check=False)  # noqa: S602
+    assert (found.returncode, found.stderr) == (1, f"sdl: {message}\n")
+
+
+def test_a_terminal_gets_no_thumbnail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its bytes would be commands to it.  An empty name of an output is a wrong command line."""
+    (tmp_path / "a.sdl").write_bytes(images.saved(images.gradient()))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert cli.main(["thumbnail", str(tmp_path / "a.sdl"), "-"]) == 1
+    assert "a terminal cannot show this file" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["thumbnail", str(tmp_path / "a.sdl"), ""])
+
+
 @pytest.mark.parametrize("size", ["0", "-1", "4097", "x"])
 def test_a_wrong_size_is_refused(size: str) -> None:
     """The program exits with status 2."""

@@ -266,7 +266,7 @@ def failure(place: str, exc: Exception) -> Failure:
 
 def show(text: str) -> None:
     """Print a result on standard output.  Raises RefusedError if it is closed or cannot be written."""
-    _check_stdout()
+    _check_open()
     with _writing(STANDARD_OUTPUT):
         print(_printable_lines(text))
 
@@ -484,10 +484,7 @@ class Outputs:
         name: the input.   tree: whether missing folders will be made.   replace: whether the output may exist.
         """
         if output == STREAM:
-            _check_stdout()
-            if sys.stdout.isatty():
-                msg = "a terminal cannot show this file: name a file with -o, or redirect the output"
-                raise RefusedError(msg, STANDARD_OUTPUT)
+            check_stdout()
             return
         if is_device(output):
             if not os.access(output, os.W_OK):
@@ -523,6 +520,14 @@ class Outputs:
         elif not os.access(folder, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         self._folders.add(folder)
+
+
+def check_stdout() -> None:
+    """Raise RefusedError if standard output cannot take a file, because it is closed or a terminal."""
+    _check_open()
+    if sys.stdout.isatty():
+        msg = "a terminal cannot show this file: name a file as output, or redirect the output"
+        raise RefusedError(msg, STANDARD_OUTPUT)
 
 
 def exists(output: str) -> RefusedError:
@@ -564,7 +569,7 @@ def _writing(place: str) -> Iterator[None]:
         raise RefusedError(reason(exc), place) from exc
 
 
-def _check_stdout() -> None:
+def _check_open() -> None:
     if sys.stdout is None:
         msg = "it is closed"
         raise RefusedError(msg, STANDARD_OUTPUT)

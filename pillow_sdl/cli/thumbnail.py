@@ -49,19 +49,33 @@ def _size(text: str) -> int:
 
 
 def _check_output(output: str) -> None:
-    """Raise RefusedError for an output that is an .sdl file: `sdl thumbnail *.sdl` would replace the second one."""
-    if output == common.STREAM or not Path(output).is_file():
+    """Raise RefusedError for an output that is an .sdl file, which `sdl thumbnail *.sdl` would replace.
+
+    Standard output must not be closed or a terminal.
+    """
+    if output == common.STREAM:
+        common.check_stdout()
         return
-    with Path(output).open("rb") as file:
-        if file.read(len(SIGNATURE)) == SIGNATURE:
-            msg = "this is an SDL file, and a thumbnail does not replace it"
-            raise common.RefusedError(msg, output)
+    path = Path(output)
+    try:
+        if not path.is_file():
+            return
+        with path.open("rb") as file:
+            found = file.read(len(SIGNATURE))
+    except OSError as exc:
+        raise common.RefusedError(common.reason(exc), output) from exc
+    if found == SIGNATURE:
+        msg = "this is an SDL file, and a thumbnail does not replace it"
+        raise common.RefusedError(msg, output)
 
 
 def run(options: argparse.Namespace) -> int:
     """Write the thumbnail.  Returns the exit status."""
+    if not options.output:
+        options.parser.error("OUTPUT needs the name of a file, or -")
 
     def work(name: str) -> None:
+        common.check_input(name, "name a file in it")
         target = io.BytesIO()
         with common.open_image(name) as image:
             if not isinstance(image, SdlImageFile):
