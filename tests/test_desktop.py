@@ -205,6 +205,22 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest
     assert str(tmp_path / "share") in capsys.readouterr().err
 
 
+def test_a_user_without_a_home_must_name_a_folder(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in a container that runs under any number of a user."""
+
+    def fail() -> Path:
+        msg = "Could not determine home directory."
+        raise RuntimeError(msg)
+
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", fail)
+    for command in ("install", "uninstall"):
+        assert cli.main(["desktop", command]) == 1
+        assert capsys.readouterr().err == "sdl: this user has no home folder: name a folder with --prefix\n"
+
+
 def test_a_relative_data_folder_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     """The XDG specification demands it."""
     monkeypatch.setenv("XDG_DATA_HOME", "relative")

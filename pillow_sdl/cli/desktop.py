@@ -32,8 +32,13 @@ def add(commands: Any) -> None:
 
 
 def _folder(options: argparse.Namespace) -> Path:
+    """Return the data folder that is changed.  Raises RefusedError for a user without a home."""
     prefix: Path | None = options.prefix
-    return desktop.data_folder() if prefix is None else prefix / "share"
+    try:
+        return desktop.data_folder() if prefix is None else prefix / "share"
+    except RuntimeError as exc:
+        msg = "this user has no home folder: name a folder with --prefix"
+        raise common.RefusedError(msg) from exc
 
 
 def _updated(folder: Path, options: argparse.Namespace) -> None:
