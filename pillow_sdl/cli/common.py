@@ -46,7 +46,7 @@ FILES_BAR: Final = "{desc}: {n_fmt} of {total_fmt} files |{bar}| {rate_noinv_fmt
 """What the progress bars of one file and of many files show, in tqdm's notation."""
 
 MAX_JOBS: Final = 60
-"""Most worker processes: Windows can wait for 63 objects at once."""
+"""Largest number of worker processes.  Windows can wait for 63 objects at once."""
 
 
 class CollisionError(Exception):

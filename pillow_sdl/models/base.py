@@ -1,4 +1,4 @@
-"""Protocols of the networks, and what they report while they run.  Imports no network run time."""
+"""Protocols of the networks, and what they report while they run.  Imports no inference runtime."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The model hash: what files name a decoder by (SPEC 7.2)."""
+"""The model hash: files use it to name their decoder (SPEC 7.2)."""
 
 from __future__ import annotations
 

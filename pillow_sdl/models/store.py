@@ -28,8 +28,8 @@ T = TypeVar("T")
 class Store:
     """What this module has built or computed in this process: networks by kind and settings, hashes by file.
 
-    Thread-safe.  A forked child starts with an empty store, because the threads of a network's run time do not
-    survive a fork.
+    Thread-safe.  A forked child starts with an empty store, because the threads of an inference runtime do not survive
+    a fork.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Run an autoencoder on pictures of any size, in overlapping tiles.  NumPy only; the run times are in `networks`."""
+"""Run an autoencoder on pictures of any size, in overlapping tiles.  NumPy only; `networks` has the runtimes."""
 
 from __future__ import annotations
 

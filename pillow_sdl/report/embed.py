@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 LIMIT: Final = 600_000
-"""Most bytes of one embedded picture.  A page has two of them for each photo, and base64 adds a third."""
+"""Largest number of bytes of one embedded picture.  A page has two of them for each photo, and base64 adds a third."""
 
 TOTAL: Final = 40_000_000
-"""Most bytes of all embedded pictures of a page together, as long as `LEAST` allows it."""
+"""Largest number of bytes of all embedded pictures of a page together.  `LEAST` takes precedence."""
 
 LEAST: Final = 100_000
-"""Bytes that each embedded picture may take, however many there are."""
+"""Number of bytes that each embedded picture may take, however many pictures there are."""
 
 QUALITIES: Final = (98, 95, 92, 88, 84, 80, 70, 60)
 """JPEG qualities for a picture that is too large without loss, the best first."""

@@ -1,1 +1,1 @@
-"""Networks.  The only folder whose modules import a network run time (torch, diffusers) at their top."""
+"""Networks.  Only modules of this folder import inference runtimes (torch, diffusers, ONNX Runtime) at their top."""
