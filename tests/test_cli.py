@@ -696,6 +696,21 @@ def test_a_link_into_a_missing_folder_names_that_folder(photo: Path, capsys: pyt
     assert capsys.readouterr().err == f"sdl: {link}: there is no folder {photo.parent / 'gone'}\n"
 
 
+def test_a_name_that_begins_with_a_dash_needs_a_folder(
+    photo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The message says so if there is such a file, as after a shell's *.png."""
+    monkeypatch.chdir(photo.parent)
+    images.gradient().save("-x.png")
+    hint = "write ./ before the name of a file that begins with -"
+    assert status_of_exit(["encode", "photo.png", "-x.png"]) == 2
+    assert f"unrecognized arguments: -x.png; {hint}\n" in capsys.readouterr().err
+    assert status_of_exit(["encode", "photo.png", "-y.png"]) == 2
+    assert hint not in capsys.readouterr().err
+    assert cli.main(["encode", "--quiet", "photo.png", "./-x.png"]) == 0
+    assert cli.main(["encode", "--quiet", "--force", "--", "photo.png", "-x.png"]) == 0
+
+
 @needs_posix
 def test_names_do_not_command_the_terminal(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Neither in errors nor in results.  A name cannot forge a second line."""

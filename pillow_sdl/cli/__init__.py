@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import sys
 
 from .. import __version__, settings
@@ -75,7 +76,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(arguments: list[str] | None) -> int:
-    options = parser().parse_args(arguments)
+    options, unknown = parser().parse_known_args(arguments)
+    if unknown:
+        # A shell's *.png may contain such a name.
+        is_file = any(name.startswith("-") and os.path.lexists(name) for name in unknown)
+        hint = "; write ./ before the name of a file that begins with -" if is_file else ""
+        options.parser.error(common.printable(f"unrecognized arguments: {' '.join(unknown)}{hint}"))
     try:
         settings.current()
     except ValueError as exc:  # An environment variable has an invalid value.
