@@ -289,3 +289,18 @@ def test_the_number_of_threads_does_not_change_the_picture(plain_file: bytes) ->
         with pillow_sdl.using(threads=threads):
             found.append((images.saved(images.gradient()), images.opened(plain_file).tobytes()))
     assert found[0] == found[1]
+
+
+def test_torch_gets_its_number_of_threads_back() -> None:
+    """The setting holds while a network runs, not for the other work of the program."""
+    torch = pytest.importorskip("torch")
+    from pillow_sdl.models.networks import pytorch
+
+    before = torch.get_num_threads()
+    with pillow_sdl.using(threads=before + 1):
+        with pytorch.running(torch.device("cpu")):
+            assert torch.get_num_threads() == before + 1
+        assert torch.get_num_threads() == before
+        with pytest.raises(pillow_sdl.ModelError), pytorch.running(torch.device("cpu")):
+            torch.ones(2) + torch.ones(3)
+        assert torch.get_num_threads() == before

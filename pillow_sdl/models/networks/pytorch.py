@@ -54,11 +54,13 @@ def on_device(network: Network, device: str) -> tuple[Network, torch.device]:
 def running(device: torch.device, *, gradients: bool = False) -> Iterator[None]:
     """Compute in float32 inside the `with` block, whatever torch settings the caller has made.
 
-    gradients: whether gradients are computed.   Autocast and cuDNN's TF32 are off.
+    gradients: whether gradients are computed.   Autocast and cuDNN's TF32 are off.  The number of threads is that of
+    `settings`.  Afterwards all settings of torch are as they were.
     Raises ModelError for errors of torch.
     """
-    threads = 1 if forks.torch_lost_its_threads else settings.current().threads
-    if threads is not None and torch.get_num_threads() != threads:
+    before = torch.get_num_threads()
+    threads = 1 if forks.torch_lost_its_threads else settings.current().threads or before
+    if threads != before:
         torch.set_num_threads(threads)
     # All flags are given, because those that are left out are not the ones in force: cuDNN would be off.
     cudnn = torch.backends.cudnn
@@ -74,6 +76,9 @@ def running(device: torch.device, *, gradients: bool = False) -> Iterator[None]:
     except RuntimeError as exc:
         msg = f"the network failed on {device}: {first_line(exc)}"
         raise ModelError(msg) from exc
+    finally:
+        if threads != before:
+            torch.set_num_threads(before)
 
 
 class TorchAutoencoder(TiledAutoencoder):
