@@ -22,7 +22,12 @@ from .latent import quantizers, spaces
 from .latent.base import Coded, Quantized
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
+
+    from .format.frames import Box
+    from .models.base import Autoencoder
 
 
 class Decoded(NamedTuple):
@@ -159,11 +164,17 @@ def add_patches(file: Container, color: NDArray[np.uint8]) -> None:
         guard_patches.blend(color, patches.rects, guard_patches.decode(patches))
 
 
-def of_network(file: Container, found: Quantized | None = None, part: tuple[slice, slice] | None = None) -> Decoded:
+def of_network(
+    file: Container,
+    found: Quantized | None = None,
+    boxes: Sequence[Box] | None = None,
+    before: NDArray[np.uint8] | None = None,
+) -> Decoded:
     """Decode the latent of a file alone: pixels are the network's colors, uint8 (H, W, 3).  See `decode`.
 
     found: the latent, if it is known already or is that of a further frame.
-    part: rows and columns of latent positions that are wanted; None for all.  Pixels are those of the part then.
+    boxes: rectangles of latent positions to decode; None for all positions.
+    before: the colors of all other pixels, uint8 (H, W, 3).  None if there are no others.
     """
     from .models import schedule, store
 
@@ -181,18 +192,35 @@ def of_network(file: Container, found: Quantized | None = None, part: tuple[slic
         with progress.part(0.1, 0.5):
             latent = denoiser.denoise(latent, found.noise, int(options.denoise_steps), progress.report)
     with progress.part(0.1 if denoiser is None else 0.5, 1):
-        if part is None:
-            color = network.decode(latent, found.rate, progress.report)
+        if boxes is None:
+            color = network.decode(latent, found.rate, progress.report)[: header.height, : header.width]
         else:
-            color = network.decode_part(latent, found.rate, *part, progress.report)
-    top, left = (space.factor * (positions.start or 0) for positions in part or (slice(0), slice(0)))
-    color = color[: header.height - top, : header.width - left]
+            color = np.empty((header.height, header.width, 3), np.uint8) if before is None else before.copy()
+            _decode_boxes(network, latent, found.rate, boxes, color)
     own = header.model.hex()
     name = model.name if network.hash == own else f"{model.name} in place of {own}"
     # Of other types than float32 the specification says nothing.  The embedded model does not know them.
     exact = model.name == registry.EMBEDDED or options.dtype == "float32"
     is_own = network.hash == own and denoiser is None and exact
     return Decoded(color, name, None if denoiser is None else denoiser.name, is_own)
+
+
+def _decode_boxes(
+    network: Autoencoder, latent: NDArray[np.float32], rate: int | None, boxes: Sequence[Box], color: NDArray[np.uint8]
+) -> None:
+    """Decode some rectangles of a latent, float32 (C, h, w), into the colors of a picture, uint8 (H, W, 3)."""
+    wanted = np.zeros(latent.shape[1:], bool)
+    for box in boxes:
+        wanted[box.slices] = True
+    areas = moving.areas(wanted, network.decoder_margin, exact=network.exact)
+    for index, area in enumerate(areas):
+        with progress.part(index / len(areas), (index + 1) / len(areas)):
+            found = network.decode_part(latent, rate, *area.slices, progress.report)
+        factor = len(found) // area.height
+        target = color[factor * area.top :, factor * area.left :][: len(found), : found.shape[1]]
+        height, width = target.shape[:2]
+        fresh = wanted[area.slices].repeat(factor, 0).repeat(factor, 1)[:height, :width]
+        np.copyto(target, found[:height, :width], where=fresh[:, :, None])
 
 
 def read_alpha(file: Container) -> NDArray[np.uint8] | None:

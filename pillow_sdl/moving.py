@@ -197,26 +197,35 @@ def _changed_positions(known: NDArray[np.uint8], current: NDArray[np.uint8], fac
 
 
 def _pieces(network: Autoencoder, pixels: NDArray[np.uint8], changed: NDArray[np.bool_]) -> tuple[Piece, ...]:
-    """Return the parts of a frame's latent that change.   changed: positions whose pixels differ."""
-    boxes = cut(changed)
-    whole = around(boxes)
-    if len(boxes) > stored.MAX_CHANGES:
-        boxes = [whole]
-    latent = network.encode_part(pixels, *whole.slices)
-    return tuple(
-        Piece(
-            box,
-            latent[:, *box._replace(left=box.left - whole.left, top=box.top - whole.top).slices],
-            changed[box.slices],
-        )
-        for box in boxes
-    )
+    """Return the parts of a frame's latent that change.   changed: positions whose pixels differ, at least one."""
+    boxes = {area: cut(changed[area.slices]) for area in areas(changed, network.encoder_margin, exact=network.exact)}
+    if sum(map(len, boxes.values())) > stored.MAX_CHANGES:
+        whole = around(boxes)
+        boxes = {whole: [Box(0, 0, whole.width, whole.height)]}
+    found = []
+    for area, inside in boxes.items():
+        latent, fresh = network.encode_part(pixels, *area.slices), changed[area.slices]
+        for box in inside:
+            place = box._replace(left=area.left + box.left, top=area.top + box.top)
+            # Copies, because a view would keep the whole array in memory.
+            found.append(Piece(place, latent[:, *box.slices].copy(), fresh[box.slices].copy()))
+    return tuple(sorted(found, key=lambda piece: (piece.box.top, piece.box.left)))
 
 
-def cut(mask: NDArray[np.bool_]) -> list[Box]:
+def areas(mask: NDArray[np.bool_], margin: int, *, exact: bool) -> list[Box]:
+    """Return the rectangles that a network computes to get all true positions of a mask, at least one.
+
+    margin: positions that the network computes around each rectangle.   exact: whether it computes no more than that.
+    A network that is not exact computes the whole picture every time, so there is one rectangle.
+    """
+    return cut(mask, 2 * margin) if exact else [around(cut(mask))]
+
+
+def cut(mask: NDArray[np.bool_], overhead: int = 0) -> list[Box]:
     """Return rectangles that hold all true positions of a mask and do not overlap, empty for none.
 
-    A rectangle is cut in two where rows or columns without a true position take `GAP` positions or more.
+    A rectangle is cut in two where that saves `GAP` positions or more: those of rows or columns without a true position.
+    overhead: number of rows or columns that a cut adds.
     """
     found = []
     todo = [(0, 0, mask)]
@@ -228,8 +237,8 @@ def cut(mask: NDArray[np.bool_]) -> list[Box]:
         top, left = top + int(rows[0]), left + int(columns[0])
         part = part[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
         height, width = part.shape
-        after_row, saved_by_row = _gap(rows, width)
-        after_column, saved_by_column = _gap(columns, height)
+        after_row, saved_by_row = _gap(rows, width, overhead)
+        after_column, saved_by_column = _gap(columns, height, overhead)
         if max(saved_by_row, saved_by_column) < GAP:
             found.append(Box(left, top, width, height))
         elif saved_by_row >= saved_by_column:
@@ -239,13 +248,16 @@ def cut(mask: NDArray[np.bool_]) -> list[Box]:
     return sorted(found, key=lambda box: (box.top, box.left))
 
 
-def _gap(used: NDArray[np.intp], across: int) -> tuple[int, int]:
-    """Return where the widest gap between used rows or columns begins, from the first one, and its positions."""
+def _gap(used: NDArray[np.intp], across: int, overhead: int) -> tuple[int, int]:
+    """Return where the widest gap between used rows or columns begins, from the first one, and what a cut saves there.
+
+    across: positions of a row or column.   overhead: see `cut`.
+    """
     if len(used) < 2:
         return 0, 0
     jumps = np.diff(used)
     widest = int(np.argmax(jumps))
-    return int(used[widest] - used[0]) + 1, (int(jumps[widest]) - 1) * across
+    return int(used[widest] - used[0]) + 1, (int(jumps[widest]) - 1 - overhead) * across
 
 
 def _alpha_change(known: NDArray[np.uint8], plane: NDArray[np.uint8]) -> AlphaChange | None:

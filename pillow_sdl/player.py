@@ -87,29 +87,8 @@ class Player:
         decoded = state.decoded if with_pixels or not frame.changes else None
         boxes = moving.shown(frame, header)
         if with_pixels and boxes:
-            around = moving.around(boxes)
-            new = decode.of_network(self._file, found, around.slices)
-            decoded = new._replace(pixels=self._merged(state.decoded, new.pixels, boxes, around))
+            decoded = decode.of_network(self._file, found, boxes, state.decoded and state.decoded.pixels)
         return _State(state.index + 1, found, alpha, decoded)
-
-    def _merged(
-        self, before: Decoded | None, new: NDArray[np.uint8], boxes: Sequence[Box], around: Box
-    ) -> NDArray[np.uint8]:
-        """Return the colors of a frame, uint8 (H, W, 3).
-
-        before: the frame before it, None if all pixels are new.   new: the pixels of the latent positions `around`.
-        """
-        header = self._file.header
-        factor = spaces.by_code(header.space).factor
-        if before is None:
-            return new
-        color = before.pixels.copy()
-        top, left = factor * around.top, factor * around.left
-        for box in boxes:
-            rows, columns = (slice(factor * place.start, factor * place.stop) for place in box.slices)
-            target = color[rows, columns]
-            target[...] = new[rows.start - top :, columns.start - left :][: target.shape[0], : target.shape[1]]
-        return color
 
 
 class _State:

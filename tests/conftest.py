@@ -119,6 +119,8 @@ class PerfectModel:
     """A stand-in for the network.  It decodes every latent to the pixels that it encoded last."""
 
     hash = MODEL.hash
+    encoder_margin = decoder_margin = 0
+    exact = False
 
     def __init__(self) -> None:
         self.pixels = np.zeros((1, 1, 3), np.uint8)

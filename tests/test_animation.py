@@ -596,6 +596,47 @@ def test_a_part_is_that_of_the_whole(exact: bool, monkeypatch: pytest.MonkeyPatc
         assert np.abs(found - decoded[network.pixels_of(rows), network.pixels_of(columns)]).max() <= 1
 
 
+def test_far_changes_are_computed_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A frame with a change at either end costs less than half a picture to encode and to decode."""
+    network: Any = store.load(MODEL)
+    computed: dict[str, list[int]] = {}
+
+    def count(name: str, axis: int) -> None:
+        """Note the widths of the tiles that a method of the network gets."""
+        tile = getattr(network, name)
+
+        def counted(values: NDArray[Any], *given: Any) -> Any:
+            computed.setdefault(name, []).append(values.shape[axis])
+            return tile(values, *given)
+
+        monkeypatch.setattr(network, name, counted)
+
+    count("encode_tile", 1)
+    count("decode_tile", 2)
+    first = ground(1280, 32)
+    data = animated([first, with_disc(with_disc(first, 4, 4), 1240, 4)])
+    assert len(changes(data)[0].changes) == 2
+    image = opened(data)
+    found = images.values(image)
+    image.seek(1)
+    assert np.array_equal(images.values(image)[:, 200:1000], found[:, 200:1000])
+    assert images.psnr(image, with_disc(with_disc(first, 4, 4), 1240, 4)) > 20
+    for name, whole in (("encode_tile", 1280), ("decode_tile", 80)):
+        assert computed[name][0] == whole
+        assert len(computed[name]) == 3
+        assert sum(computed[name][1:]) < whole / 2
+
+
+def test_pieces_do_not_keep_the_latent_in_memory() -> None:
+    """They are kept until all frames are encoded."""
+    first = moving.Picture(np.asarray(ground()), None)
+    second = moving.Picture(np.asarray(with_disc(ground(), 20, 20)), None)
+    (step,) = moving.steps(store.load(MODEL), SPACE, first, [second], lambda: None)
+    for piece in step.pieces:
+        assert piece.latent.base is None
+        assert piece.fresh.base is None
+
+
 # Modes and alpha
 
 

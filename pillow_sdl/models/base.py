@@ -19,9 +19,13 @@ class Autoencoder(Protocol):
     """A network that turns pixels into latents and latents into pixels.
 
     hash: first 16 bytes of the hash of its decoder, hexadecimal (SPEC 7.2).
+    encoder_margin, decoder_margin, exact: see `tiled.TiledAutoencoder`.
     """
 
     hash: str
+    encoder_margin: int
+    decoder_margin: int
+    exact: bool
 
     def encode(self, pixels: NDArray[np.uint8], progress: Progress | None = None) -> NDArray[np.float32]:
         """Encode pixels uint8 (H, W, 3) to a latent float32 (C, h, w)."""
