@@ -450,27 +450,31 @@ def save_all(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
     All frames must have one size.  A single frame is saved as a still picture.  Raises ValueError for options and
     frames that do not fit, and OSError for frames that cannot be read.
     """
+    from . import progress, settings
+
     sources = [im, *im.encoderinfo.get("append_images", ())]
     places = [(source, source.tell()) for source in sources]
-    try:
-        data = _animation(im, sources)
-    finally:
-        for source, place in places:
-            source.seek(place)
-    if data is None:
-        save(im, fp, filename)
-    else:
-        fp.write(data)
+    with progress.job(settings.current().progress):
+        try:
+            data = _animation(im, sources)
+        finally:
+            for source, place in places:
+                source.seek(place)
+        if data is None:
+            save(im, fp, filename)
+        else:
+            fp.write(data)
 
 
 def _animation(im: Image.Image, sources: list[Image.Image]) -> bytes | None:
     """Return the file of all frames of images, None if there is only one.   im: the first image, with the options."""
-    from . import coding, encode, moving, progress, settings
+    from . import coding, encode, moving, progress
     from .options import EncodeOptions
 
     chosen = _chosen(im)
     coding.check_size(*im.size)
-    stills = [_still(frame) for frame in _frames_of(sources)]
+    with progress.part(0, 0):  # Frames of .sdl files report their decoding here.
+        stills = [_still(frame) for frame in _frames_of(sources)]
     if len(stills) == 1:
         return None
     _check_frames(stills)
@@ -481,11 +485,11 @@ def _animation(im: Image.Image, sources: list[Image.Image]) -> bytes | None:
     def further() -> Iterator[moving.Picture]:
         return (_picture(frame, mode) for frame in islice(_frames_of(sources), 1, None))
 
-    first = _picture(next(_frames_of(sources)), mode)
+    with progress.part(0, 0):
+        first = _picture(next(_frames_of(sources)), mode)
     options = EncodeOptions(**chosen, **_metadata(im, mode))
     source = moving.Source(plays, durations, further)
-    with progress.job(settings.current().progress):
-        return encode.encode(first.pixels, first.alpha, mode=mode, options=options, source=source)
+    return encode.encode(first.pixels, first.alpha, mode=mode, options=options, source=source)
 
 
 def _still(frame: Image.Image) -> _Still:

@@ -88,15 +88,17 @@ def encode(
     drawn = options.guards_whole and source is None and guard.is_drawn(pixels)
     decoded = options.with_fidelity or options.with_guard or tiny is not None
     share = 1 / (1 + coding.duration(options) + 2 * decoded)
-    begin = 0.0 if source is None else FRAMES_SHARE
-    with progress.part(begin, begin + (1 - begin) * share):
+    if source is not None:
+        share *= 1 - FRAMES_SHARE
+    with progress.part(0, share):
         latent = network.encode(pixels, progress.report)
     animation = None
     if source is not None:
-        with progress.part(0, begin):
+        with progress.part(share, share + FRAMES_SHARE):
             animation = _animation(network, source, moving.Picture(pixels, alpha), mode, options)
+        share += FRAMES_SHARE
     digest = bytes.fromhex(network.hash)
-    with progress.part(begin + (1 - begin) * share, 1):
+    with progress.part(share, 1):
         coder = LatentCoder(
             latent, width, height, digest, alpha, options=options, mode=mode, refine=refine, animation=animation
         )
@@ -126,20 +128,13 @@ def _animation(
     network: Autoencoder, source: moving.Source, first: moving.Picture, mode: Mode, options: EncodeOptions
 ) -> Animation:
     """Return the further frames of an animation.   first: frame 0."""
-    total = len(source.durations) - 1
-    done = 0
-
-    def advance() -> None:
-        nonlocal done
-        done += 1
-        progress.report(done, total)
 
     def checked() -> Iterator[moving.Picture]:
         for picture in source.pictures():
             _check_arrays(picture, first.pixels.shape[:2], mode)
             yield picture
 
-    return Animation(source, moving.steps(network, options.space, first, checked(), advance))
+    return Animation(source, moving.steps(network, options.space, first, checked(), len(source.durations) - 1))
 
 
 def _drawing(coder: LatentCoder, pixels: NDArray[np.uint8], options: EncodeOptions) -> bytes | None:

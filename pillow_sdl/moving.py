@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
-from . import registry
+from . import progress, registry
 from .errors import MalformedError, UnsupportedError
 from .format import alpha as alpha_plane
 from .format import frames as stored
@@ -165,24 +165,25 @@ class Step(NamedTuple):
     alpha: AlphaChange | None
 
 
-def steps(
-    network: Autoencoder, space: Space, first: Picture, pictures: Iterable[Picture], done: Callable[[], None]
-) -> list[Step]:
+def steps(network: Autoencoder, space: Space, first: Picture, pictures: Iterable[Picture], count: int) -> list[Step]:
     """Return the changes of each further frame.
 
-    first: frame 0.   done: called after each frame.
+    first: frame 0.   count: number of further frames.
     A pixel that is fully transparent does not count as changed and keeps the color that it has.
     """
     known, alpha = first
     found = []
-    for pixels, plane in pictures:
+    further = iter(pictures)
+    for index in range(count):
+        with progress.part(index / count, (index + 0.5) / count):
+            pixels, plane = next(further)
         current = pixels if plane is None else np.where(plane[:, :, None] > 0, pixels, known)
         changed = _changed_positions(known, current, space.factor)
         pieces = _pieces(network, current, changed) if changed.any() else ()
         new_alpha = None if plane is None or alpha is None else _alpha_change(alpha, plane)
         found.append(Step(pieces, new_alpha))
         known, alpha = current, plane
-        done()
+        progress.report(index + 1, count)
     return found
 
 

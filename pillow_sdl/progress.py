@@ -15,13 +15,20 @@ from typing import Final
 
 UNITS: Final = 1000
 
-_current: ContextVar[Callable[[float], None]] = ContextVar("pillow_sdl_progress", default=lambda _: None)
-"""Takes the fraction of the current part that is done, 0..1."""
+_current: ContextVar[Callable[[float], None] | None] = ContextVar("pillow_sdl_progress", default=None)
+"""Takes the fraction of the current part that is done, 0..1.  None outside of all jobs."""
 
 
 @contextmanager
 def job(function: Callable[[int, int], None] | None) -> Iterator[None]:
-    """Call a function with (done, `UNITS`) when the block reports progress.  `done` grows from 0 to `UNITS`."""
+    """Call a function with (done, `UNITS`) when the block reports progress.  `done` grows from 0 to `UNITS`.
+
+    A job inside another one reports to the outer one, as all of its current part, and does not call its own function.
+    """
+    if _current.get() is not None:
+        yield
+        report(1, 1)
+        return
     reached = -1
 
     def tell(fraction: float) -> None:
@@ -43,6 +50,9 @@ def job(function: Callable[[int, int], None] | None) -> Iterator[None]:
 def part(start: float, stop: float) -> Iterator[None]:
     """Let the block report on a part of the enclosing part or job.   start, stop: fractions of it."""
     outer = _current.get()
+    if outer is None:
+        yield
+        return
     token = _current.set(lambda fraction: outer(min(start + (stop - start) * fraction, 1)))
     try:
         yield
@@ -51,5 +61,7 @@ def part(start: float, stop: float) -> Iterator[None]:
 
 
 def report(done: float, total: float) -> None:
-    """Report that `done` of `total` is done of the current part."""
-    _current.get()(done / total)
+    """Report that `done` of `total` is done of the current part.  Nothing happens outside of a job."""
+    tell = _current.get()
+    if tell is not None:
+        tell(done / total)

@@ -490,6 +490,19 @@ def test_progress_is_told_for_each_frame(file: bytes) -> None:
         assert (told[0], told[-1]) == (0, 1000)
 
 
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_one_progress_for_an_animation_that_is_saved_again(mode: str) -> None:
+    """Its frames are decoded meanwhile, and each is a part of the work."""
+    image = opened(animated([picture.convert(mode) for picture in movie(6)]))
+    image.load()  # Pillow does so before it calls the plugin.
+    told: list[int] = []
+    with settings.using(progress=lambda done, _: told.append(done)):
+        images.saved(image, save_all=True)
+    assert told == sorted(set(told))
+    assert (told[0], told[-1]) == (0, 1000)
+    assert len([done for done in told if 100 < done < 700]) >= 5
+
+
 # What stays still
 
 
@@ -631,7 +644,7 @@ def test_pieces_do_not_keep_the_latent_in_memory() -> None:
     """They are kept until all frames are encoded."""
     first = moving.Picture(np.asarray(ground()), None)
     second = moving.Picture(np.asarray(with_disc(ground(), 20, 20)), None)
-    (step,) = moving.steps(store.load(MODEL), SPACE, first, [second], lambda: None)
+    (step,) = moving.steps(store.load(MODEL), SPACE, first, [second], 1)
     for piece in step.pieces:
         assert piece.latent.base is None
         assert piece.fresh.base is None

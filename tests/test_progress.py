@@ -40,6 +40,25 @@ def test_a_failed_job_does_not_reach_its_end() -> None:
     assert seen == [0]
 
 
+def test_a_job_inside_another_one_is_a_part_of_it() -> None:
+    """Its own function is not called."""
+    seen: list[int] = []
+    with progress.job(lambda done, _: seen.append(done)):
+        with progress.part(0, 0.5), progress.job(lambda *_: pytest.fail("called")):
+            progress.report(1, 2)
+        with progress.part(0.5, 1), progress.part(0, 0.5), progress.job(None):
+            pass
+    assert seen == [0, 250, 500, 750, 1000]
+
+
+def test_a_part_of_no_job_may_contain_one() -> None:
+    """Functions that divide their work can be called without a job."""
+    seen: list[int] = []
+    with progress.part(0.5, 1), progress.job(lambda done, _: seen.append(done)):
+        progress.report(1, 4)
+    assert seen == [0, 250, 1000]
+
+
 def test_threads_do_not_see_each_other() -> None:
     """A report in another thread belongs to no job of this one."""
     seen: list[int] = []

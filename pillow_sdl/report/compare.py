@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import io
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageCms, features
 
-from .. import decode, reading, settings
+from .. import decode, progress, reading, settings
 from ..options import DEFAULT_QUALITY
 from ..SdlImagePlugin import SdlImageFile, _prepare
 from . import MAX_SIDE, formats, metrics
@@ -101,7 +100,13 @@ def compare(
         raise ValueError(msg)  # noqa: TRY004  the file is wrong, not its type
     file_format, size, exif = image.format or image.mode, image.size, _exif(image)
     original, changes = _prepared(image, max_side)
-    data, decoded = _as_sdl(original, options)
+    present = [kind for kind in formats.FORMATS if not kind.missing]
+    others = []
+    with progress.job(settings.current().progress):
+        data, decoded = _as_sdl(original, options)
+        for index, kind in enumerate(present):
+            others.append(_searched(kind, original, len(data)))
+            progress.report(SDL_SHARE + (1 - SDL_SHARE) * (index + 1) / len(present), 1)
     quality = None if "target_bytes" in options else options.get("quality", DEFAULT_QUALITY)
     sdl = Entry("SDL", data, quality, True, ".sdl", "image/x-sdl", *_measured(original, decoded))
     found = None
@@ -109,11 +114,6 @@ def compare(
     if "fidelity" in decoded.info:
         found = reading.fidelity(io.BytesIO(data)) if decoded.info["fidelity"]["holds"] else None
         reason = "" if found else "its bounds do not hold for a picture that was denoised"
-    present = [kind for kind in formats.FORMATS if not kind.missing]
-    others = []
-    for index, kind in enumerate(present):
-        others.append(_searched(kind, original, len(data)))
-        _tell(SDL_SHARE + (1 - SDL_SHARE) * (index + 1) / len(present))
     return Comparison(
         name=name,
         size=size,
@@ -136,10 +136,10 @@ def compare(
 def _as_sdl(image: Image.Image, options: dict[str, Any]) -> tuple[bytes, Image.Image]:
     """Return the SDL file of a picture with a fidelity map, and its decoded picture."""
     target = io.BytesIO()
-    with _part(0, 0.7 * SDL_SHARE):
+    with progress.part(0, 0.7 * SDL_SHARE):
         image.save(target, "SDL", **options, fidelity=True)
     decoded = Image.open(target)
-    with _part(0.7 * SDL_SHARE, SDL_SHARE):
+    with progress.part(0.7 * SDL_SHARE, SDL_SHARE):
         decoded.load()
     return target.getvalue(), decoded
 
@@ -155,25 +155,6 @@ def _measured(original: Image.Image, decoded: Image.Image) -> tuple[float, float
     """Return PSNR and SSIM."""
     pair = np.asarray(original), np.asarray(decoded.convert(original.mode))
     return metrics.psnr(*pair), metrics.ssim(*pair)
-
-
-# Progress
-
-
-def _tell(fraction: float) -> None:
-    if function := settings.current().progress:
-        function(round(1000 * fraction), 1000)
-
-
-def _part(start: float, stop: float) -> AbstractContextManager[settings.Settings]:
-    """Let one `save` or `load` report its progress as a part of the whole.   start, stop: fractions."""
-    function = settings.current().progress
-    if function is None:
-        return settings.using()
-    outer = function
-    return settings.using(
-        progress=lambda done, total: outer(round(1000 * (start + (stop - start) * done / total)), 1000)
-    )
 
 
 # The photo
