@@ -190,10 +190,10 @@ def of_network(
     denoiser = store.load_denoiser(space.name) if found.noise.deviation >= schedule.LEAST else None
     if denoiser is not None:
         with progress.part(0.1, 0.5):
-            latent = denoiser.denoise(latent, found.noise, int(options.denoise_steps), progress.report)
+            latent = denoiser.denoise(latent, found.noise, int(options.denoise_steps))
     with progress.part(0.1 if denoiser is None else 0.5, 1):
         if boxes is None:
-            color = network.decode(latent, found.rate, progress.report)[: header.height, : header.width]
+            color = network.decode(latent, found.rate)[: header.height, : header.width]
         else:
             color = np.empty((header.height, header.width, 3), np.uint8) if before is None else before.copy()
             _decode_boxes(network, latent, found.rate, boxes, color)
@@ -215,7 +215,7 @@ def _decode_boxes(
     areas = moving.areas(wanted, network.decoder_margin, exact=network.exact)
     for index, area in enumerate(areas):
         with progress.part(index / len(areas), (index + 1) / len(areas)):
-            found = network.decode_part(latent, rate, *area.slices, progress.report)
+            found = network.decode_part(latent, rate, *area.slices)
         factor = len(found) // area.height
         target = color[factor * area.top :, factor * area.left :][: len(found), : found.shape[1]]
         height, width = target.shape[:2]

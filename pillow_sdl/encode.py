@@ -91,7 +91,7 @@ def encode(
     if source is not None:
         share *= 1 - FRAMES_SHARE
     with progress.part(0, share):
-        latent = network.encode(pixels, progress.report)
+        latent = network.encode(pixels)
     animation = None
     if source is not None:
         with progress.part(share, share + FRAMES_SHARE):

@@ -179,11 +179,12 @@ def steps(network: Autoencoder, space: Space, first: Picture, pictures: Iterable
             pixels, plane = next(further)
         current = pixels if plane is None else np.where(plane[:, :, None] > 0, pixels, known)
         changed = _changed_positions(known, current, space.factor)
-        pieces = _pieces(network, current, changed) if changed.any() else ()
+        with progress.part((index + 0.5) / count, (index + 1) / count):
+            pieces = _pieces(network, current, changed) if changed.any() else ()
+            progress.report(1, 1)
         new_alpha = None if plane is None or alpha is None else _alpha_change(alpha, plane)
         found.append(Step(pieces, new_alpha))
         known, alpha = current, plane
-        progress.report(index + 1, count)
     return found
 
 
@@ -204,8 +205,10 @@ def _pieces(network: Autoencoder, pixels: NDArray[np.uint8], changed: NDArray[np
         whole = around(boxes)
         boxes = {whole: [Box(0, 0, whole.width, whole.height)]}
     found = []
-    for area, inside in boxes.items():
-        latent, fresh = network.encode_part(pixels, *area.slices), changed[area.slices]
+    for index, (area, inside) in enumerate(boxes.items()):
+        with progress.part(index / len(boxes), (index + 1) / len(boxes)):
+            latent = network.encode_part(pixels, *area.slices)
+        fresh = changed[area.slices]
         for box in inside:
             place = box._replace(left=area.left + box.left, top=area.top + box.top)
             # Copies, because a view would keep the whole array in memory.

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from pillow_sdl.models.base import DifferentiableAutoencoder, Progress
+    from pillow_sdl.models.base import DifferentiableAutoencoder
 
 # The default run tries the same examples every time.  `--hypothesis-profile=thorough` looks for new ones.
 hypothesis_settings.register_profile("steady", deadline=None, derandomize=True, max_examples=100)
@@ -126,7 +126,7 @@ class PerfectModel:
         self.pixels = np.zeros((1, 1, 3), np.uint8)
         self.decodes = 0
 
-    def encode(self, pixels: NDArray[np.uint8], progress: Progress | None = None) -> NDArray[np.float32]:
+    def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Keep the pixels and return a latent of zeros."""
         assert pixels.dtype == np.uint8
         assert pixels.shape[2:] == (3,)
@@ -134,31 +134,22 @@ class PerfectModel:
         height, width = pixels.shape[:2]
         return np.zeros(spaces.shape(SPACE, width, height), np.float32)
 
-    def decode(
-        self, latent: NDArray[np.float32], rate: int | None, progress: Progress | None = None
-    ) -> NDArray[np.uint8]:
+    def decode(self, latent: NDArray[np.float32], rate: int | None) -> NDArray[np.uint8]:
         """Return the pixels that were encoded last, padded to whole latent positions."""
         self.decodes += 1
         height, width = self.pixels.shape[:2]
         missing = SPACE.factor * latent.shape[1] - height, SPACE.factor * latent.shape[2] - width
         return np.pad(self.pixels, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
 
-    def encode_part(
-        self, pixels: NDArray[np.uint8], rows: slice, columns: slice, progress: Progress | None = None
-    ) -> NDArray[np.float32]:
+    def encode_part(self, pixels: NDArray[np.uint8], rows: slice, columns: slice) -> NDArray[np.float32]:
         """Keep the pixels and return a latent of zeros."""
-        return self.encode(pixels, progress)[:, rows, columns]
+        return self.encode(pixels)[:, rows, columns]
 
     def decode_part(
-        self,
-        latent: NDArray[np.float32],
-        rate: int | None,
-        rows: slice,
-        columns: slice,
-        progress: Progress | None = None,
+        self, latent: NDArray[np.float32], rate: int | None, rows: slice, columns: slice
     ) -> NDArray[np.uint8]:
         """Return a part of the pixels that were encoded last."""
-        pixels = self.decode(latent, rate, progress)
+        pixels = self.decode(latent, rate)
         across, down = (slice(SPACE.factor * part.start, SPACE.factor * part.stop) for part in (columns, rows))
         return pixels[down, across]
 

@@ -19,7 +19,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 import pillow_sdl
-from pillow_sdl import cli, decode, registry, settings
+from pillow_sdl import cli, decode, progress, registry, settings
 from pillow_sdl.errors import ModelError, ModelMismatchError, ModelNotFoundError
 from pillow_sdl.latent.noise import Noise
 from pillow_sdl.models import local, schedule, store, tiling
@@ -151,12 +151,13 @@ def test_the_setting_of_2022_is_pndm_of_diffusers(present: Path) -> None:
     for time in (30, 15, 0):
         out = torch.tensor(predicted(present / "sd-1.5", sample.numpy(), time)).float()
         sample = scheduler.step(out, time, sample).prev_sample
-    calls: list[tuple[int, int]] = []
+    told: list[int] = []
     with settings.using(denoise="buehlmann"):
-        found = denoiser().denoise(latent(), Noise(0.3, palette=True), 7, lambda *call: calls.append(call))
+        with progress.job(lambda done, _: told.append(done)):
+            found = denoiser().denoise(latent(), Noise(0.3, palette=True), 7)
         again = denoiser().denoise(latent(), NOISE, 1)
         assert denoiser().name == "sd-1.5 UNet, setting of 2022"
-    assert calls == [(1, 3), (2, 3), (3, 3)]
+    assert told == [0, 333, 666, 1000]
     assert np.allclose(found, sample.numpy(), atol=1e-4)
     assert np.array_equal(found, again)
 
@@ -220,13 +221,14 @@ def test_tiles_of_a_unet_are_blended(present: Path, monkeypatch: pytest.MonkeyPa
     hook = torch.nn.modules.module.register_module_forward_pre_hook(
         lambda module, inputs: seen.append(tuple(inputs[0].shape)) if isinstance(module, kind) else None
     )
-    calls: list[tuple[int, int]] = []
+    told: list[int] = []
     try:
-        denoiser().denoise(given, NOISE, 2, lambda *call: calls.append(call))
+        with progress.job(lambda done, _: told.append(done)):
+            denoiser().denoise(given, NOISE, 2)
         tiled = denoiser().denoise(given, NOISE, 1)
     finally:
         hook.remove()
-    assert calls == [(done, 12) for done in range(1, 13)]
+    assert told == pytest.approx([1000 * done // 12 for done in range(13)], abs=1)
     assert len(seen) == 18
     assert all(height % 8 == width % 8 == 0 and max(height, width) <= 64 for _, _, height, width in seen)
     change = tiled - whole
@@ -466,9 +468,10 @@ def test_tiles_of_our_own_denoiser_join_exactly(
         whole = denoiser().denoise(coarse, given, 1)
         monkeypatch.setattr(tiling, "WHOLE", 1)
         monkeypatch.setattr(small_denoiser, "CORE", 20)
-        calls: list[tuple[int, int]] = []
-        tiled = denoiser().denoise(coarse, given, 1, lambda *call: calls.append(call))
-    assert calls == [(index, 10) for index in range(1, 11)]
+        told: list[int] = []
+        with progress.job(lambda done, _: told.append(done)):
+            tiled = denoiser().denoise(coarse, given, 1)
+    assert told == [100 * done for done in range(11)]
     assert np.abs(whole - coarse).max() > 0.01
     assert np.allclose(tiled, whole, atol=1e-5)
 

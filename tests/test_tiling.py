@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pillow_sdl import registry
+from pillow_sdl import progress, registry
 from pillow_sdl.models import store, tiling
 from pillow_sdl.models.tiled import TiledAutoencoder
 
@@ -154,13 +154,15 @@ def test_a_file_gives_the_same_picture_with_and_without_tiles(monkeypatch: pytes
 
 
 def test_progress_is_reported_after_every_tile(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The function gets the number of tiles done and of all tiles, from the encoder and from the decoder."""
+    """By the encoder and by the decoder."""
     use_small_tiles(monkeypatch)
     model = embedded()
-    calls: list[tuple[int, int]] = []
+    told: list[int] = []
     pixels = np.asarray(images.gradient(6 * FACTOR - 6, 5 * FACTOR - 10))
-    latent = model.encode(pixels, lambda *call: calls.append(call))
-    assert calls == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    calls.clear()
-    model.decode(latent, 100, lambda *call: calls.append(call))
-    assert calls == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    with progress.job(lambda done, _: told.append(done)):
+        latent = model.encode(pixels)
+    assert told == [0, 250, 500, 750, 1000]
+    told.clear()
+    with progress.job(lambda done, _: told.append(done)):
+        model.decode(latent, 100)
+    assert told == [0, 250, 500, 750, 1000]

@@ -1,18 +1,17 @@
-"""Protocols of the networks, and what they report while they run.  Imports no inference runtime."""
+"""Protocols of the networks.  Imports no inference runtime.
+
+All of them report to `progress` after each tile that they compute.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from ..latent.noise import Noise
-
-Progress: TypeAlias = Callable[[int, int], None]
-"""Called with (tiles done, tiles in all) after each tile.  A denoiser counts its tiles once for each step."""
 
 
 class Autoencoder(Protocol):
@@ -27,29 +26,20 @@ class Autoencoder(Protocol):
     decoder_margin: int
     exact: bool
 
-    def encode(self, pixels: NDArray[np.uint8], progress: Progress | None = None) -> NDArray[np.float32]:
+    def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Encode pixels uint8 (H, W, 3) to a latent float32 (C, h, w)."""
 
-    def decode(
-        self, latent: NDArray[np.float32], rate: int | None, progress: Progress | None = None
-    ) -> NDArray[np.uint8]:
+    def decode(self, latent: NDArray[np.float32], rate: int | None) -> NDArray[np.uint8]:
         """Decode a latent float32 (C, h, w) to pixels uint8 (factor * h, factor * w, 3).
 
         rate: rate code 0..255, None if the latent's quantizer has none.  Most networks do not use it.
         """
 
-    def encode_part(
-        self, pixels: NDArray[np.uint8], rows: slice, columns: slice, progress: Progress | None = None
-    ) -> NDArray[np.float32]:
+    def encode_part(self, pixels: NDArray[np.uint8], rows: slice, columns: slice) -> NDArray[np.float32]:
         """Encode pixels uint8 (H, W, 3) and return some rows and columns of the latent, float32 (C, h', w')."""
 
     def decode_part(
-        self,
-        latent: NDArray[np.float32],
-        rate: int | None,
-        rows: slice,
-        columns: slice,
-        progress: Progress | None = None,
+        self, latent: NDArray[np.float32], rate: int | None, rows: slice, columns: slice
     ) -> NDArray[np.uint8]:
         """Decode a latent float32 (C, h, w) and return the pixels of some rows and columns of its positions."""
 
@@ -75,9 +65,7 @@ class Denoiser(Protocol):
 
     name: str
 
-    def denoise(
-        self, latent: NDArray[np.float32], noise: Noise, steps: int, progress: Progress | None = None
-    ) -> NDArray[np.float32]:
+    def denoise(self, latent: NDArray[np.float32], noise: Noise, steps: int) -> NDArray[np.float32]:
         """Return a latent float32 (C, h, w) without the quantizer's error, in the same shape.  Deterministic.
 
         steps: calls of the network, 1 or more, for denoisers that have a choice.

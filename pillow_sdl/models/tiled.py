@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .. import progress
 from .tiling import Span, tiles
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from .base import Progress
 
 
 class TiledAutoencoder(ABC):
@@ -45,7 +44,7 @@ class TiledAutoencoder(ABC):
         """Return the range of pixels that a range of latent positions covers."""
         return slice(positions.start * self.factor, positions.stop * self.factor)
 
-    def encode(self, pixels: NDArray[np.uint8], progress: Progress | None = None) -> NDArray[np.float32]:
+    def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Encode pixels uint8 (H, W, 3) to a latent float32 (C, h, w).
 
         h and w are H / factor and W / factor, rounded up.  The picture is padded to whole positions on the right and at
@@ -62,13 +61,10 @@ class TiledAutoencoder(ABC):
                 latent[:, rows.place, columns.place] = found[:, rows.kept, columns.kept]
             else:
                 blend(latent, found, rows, columns)
-            if progress:
-                progress(done, len(todo))
+            progress.report(done, len(todo))
         return latent
 
-    def decode(
-        self, latent: NDArray[np.float32], rate: int | None, progress: Progress | None = None
-    ) -> NDArray[np.uint8]:
+    def decode(self, latent: NDArray[np.float32], rate: int | None) -> NDArray[np.uint8]:
         """Decode a latent float32 (C, h, w) to pixels uint8 (factor * h, factor * w, 3).
 
         rate: rate code 0..255 at which the latent was quantized, None if its quantizer has none.
@@ -91,32 +87,24 @@ class TiledAutoencoder(ABC):
                 share = _share(rows, columns, self.factor)[:, :, None]
                 target = pixels[self.pixels_of(rows.computed), self.pixels_of(columns.computed)]
                 target[...] = np.rint(target + share * (found - target.astype(np.float32)))
-            if progress:
-                progress(done, len(todo))
+            progress.report(done, len(todo))
         return pixels
 
-    def encode_part(
-        self, pixels: NDArray[np.uint8], rows: slice, columns: slice, progress: Progress | None = None
-    ) -> NDArray[np.float32]:
+    def encode_part(self, pixels: NDArray[np.uint8], rows: slice, columns: slice) -> NDArray[np.float32]:
         """Encode pixels uint8 (H, W, 3) and return some rows and columns of the latent, float32 (C, h', w').
 
         rows, columns: latent positions, with a start and a stop.  The result is that of the whole picture.  If the
         margins cover the receptive field, no more is computed than the part and its margin.
         """
         if not self.exact:
-            return self.encode(pixels, progress)[:, rows, columns]
+            return self.encode(pixels)[:, rows, columns]
         height, width = (-(-side // self.factor) for side in pixels.shape[:2])
         down, across = _around(rows, height, self.encoder_margin), _around(columns, width, self.encoder_margin)
-        latent = self.encode(pixels[self.pixels_of(down.computed), self.pixels_of(across.computed)], progress)
+        latent = self.encode(pixels[self.pixels_of(down.computed), self.pixels_of(across.computed)])
         return latent[:, down.kept, across.kept]
 
     def decode_part(
-        self,
-        latent: NDArray[np.float32],
-        rate: int | None,
-        rows: slice,
-        columns: slice,
-        progress: Progress | None = None,
+        self, latent: NDArray[np.float32], rate: int | None, rows: slice, columns: slice
     ) -> NDArray[np.uint8]:
         """Decode a latent float32 (C, h, w) and return the pixels of some rows and columns of it.
 
@@ -124,10 +112,10 @@ class TiledAutoencoder(ABC):
         Returns uint8 (factor * h', factor * w', 3).
         """
         if not self.exact:
-            return self.decode(latent, rate, progress)[self.pixels_of(rows), self.pixels_of(columns)]
+            return self.decode(latent, rate)[self.pixels_of(rows), self.pixels_of(columns)]
         height, width = latent.shape[1:]
         down, across = _around(rows, height, self.decoder_margin), _around(columns, width, self.decoder_margin)
-        pixels = self.decode(latent[:, down.computed, across.computed], rate, progress)
+        pixels = self.decode(latent[:, down.computed, across.computed], rate)
         return pixels[self.pixels_of(down.kept), self.pixels_of(across.kept)]
 
     def _decode_constant(

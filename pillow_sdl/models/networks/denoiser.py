@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ...latent.noise import Noise
-    from ..base import Progress
 
 CHANNELS: Final = 4
 NOISE_FEATURES: Final = 32
@@ -128,9 +127,7 @@ class SmallDenoiser:
         network.requires_grad_(requires_grad=False)
         self._network, self._device = on_device(network.eval(), device)
 
-    def denoise(
-        self, latent: NDArray[np.float32], noise: Noise, steps: int, progress: Progress | None = None
-    ) -> NDArray[np.float32]:
+    def denoise(self, latent: NDArray[np.float32], noise: Noise, steps: int) -> NDArray[np.float32]:
         """Return a latent float32 (C, h, w) without the quantizer's error, in the same shape.
 
         The network is called once, so `steps` is ignored.
@@ -141,4 +138,4 @@ class SmallDenoiser:
             found: Tensor = self._network(piece, deviation, palette)
             return found
 
-        return map_latent(compute, latent, self._device, (MARGIN, CORE, GRID), exact=True, progress=progress)
+        return map_latent(compute, latent, self._device, (MARGIN, CORE, GRID), exact=True)

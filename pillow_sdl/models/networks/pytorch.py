@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ..base import Progress
-
 GRADIENT_CORE: Final = 64
 """Latent positions along each side of a tile's core when gradients are computed, which take five times the memory."""
 
@@ -176,7 +174,6 @@ def map_latent(
     layout: tuple[int, int, int],
     *,
     exact: bool,
-    progress: Progress | None = None,
 ) -> NDArray[np.float32]:
     """Apply a network that keeps the shape of a latent float32 (C, h, w), in tiles that bound its memory.
 
@@ -200,6 +197,5 @@ def map_latent(
             result[:, rows.place, columns.place] = found[:, rows.kept, columns.kept]
         else:
             blend(result, found, rows, columns)
-        if progress:
-            progress(done, len(todo))
+        progress.report(done, len(todo))
     return result

@@ -21,6 +21,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from ... import progress
 from ...errors import ModelError, ModelMismatchError, first_line
 from .. import schedule
 from ..local import PROMPT_TENSOR, WEIGHT_FILES, weights_file
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
     from ...latent.noise import Noise
     from ...registry import Space
-    from ..base import Progress
     from ..local import DenoiserFiles
     from ..schedule import Schedule
 
@@ -83,13 +83,10 @@ class UNet:
             self._network, self._device = on_device(network, device)
         self._prompt = prompt.to(self._device, self._dtype)
 
-    def predict(
-        self, noisy: NDArray[np.float32], time: int, progress: Progress | None, done: int = 0, calls: int = 1
-    ) -> NDArray[np.float32]:
+    def predict(self, noisy: NDArray[np.float32], time: int) -> NDArray[np.float32]:
         """Return what the network predicts for a noisy latent, both float32 (C, h, w).
 
         Computes in tiles that bound its memory, and blends them.
-        done: number of calls before this one, for the progress.   calls: number of all calls, for the progress.
         Raises ModelError if a predicted value is not finite.
         """
 
@@ -99,12 +96,8 @@ class UNet:
             )[0]
             return predicted
 
-        def report(count: int, tiles: int) -> None:
-            if progress:
-                progress(done * tiles + count, calls * tiles)
-
         layout = MARGIN, CORE, HALVINGS
-        found = map_latent(compute, noisy, self._device, layout, exact=False, progress=report)
+        found = map_latent(compute, noisy, self._device, layout, exact=False)
         if not np.isfinite(found).all():
             msg = f"the UNet of {self.name} returned values that are not finite in {self._dtype}; try dtype float32"
             raise ModelError(msg)
@@ -118,9 +111,7 @@ class UNetDenoiser:
         self.name = f"{unet.name} UNet"
         self._unet = unet
 
-    def denoise(
-        self, latent: NDArray[np.float32], noise: Noise, steps: int, progress: Progress | None = None
-    ) -> NDArray[np.float32]:
+    def denoise(self, latent: NDArray[np.float32], noise: Noise, steps: int) -> NDArray[np.float32]:
         """Return a latent float32 (C, h, w) without the quantizer's error, in the same shape.
 
         steps: number of calls of the UNet, at least 1.
@@ -136,7 +127,8 @@ class UNetDenoiser:
         noisy = (np.sqrt(plan.abar[first]) * latent).astype(np.float32)
         original = latent
         for done, time in enumerate(todo):
-            predicted = self._unet.predict(noisy, time, progress, done, len(todo))
+            with progress.part(done / len(todo), (done + 1) / len(todo)):
+                predicted = self._unet.predict(noisy, time)
             original = plan.original(noisy, predicted, time)
             if done + 1 < len(todo):
                 noisy = plan.renoised(noisy, original, time, todo[done + 1])
@@ -154,9 +146,7 @@ class BuehlmannDenoiser:
         self.name = f"{unet.name} UNet, setting of 2022"
         self._unet = unet
 
-    def denoise(
-        self, latent: NDArray[np.float32], noise: Noise, steps: int, progress: Progress | None = None
-    ) -> NDArray[np.float32]:
+    def denoise(self, latent: NDArray[np.float32], noise: Noise, steps: int) -> NDArray[np.float32]:
         """Return a latent float32 (C, h, w) with less of the quantizer's error, in the same shape.
 
         The number of steps is fixed, so `noise` and `steps` are ignored.
@@ -169,7 +159,8 @@ class BuehlmannDenoiser:
         todo = scheduler.timesteps[BUEHLMANN_STEPS - int(BUEHLMANN_STEPS * BUEHLMANN_STRENGTH) :].tolist()
         sample = torch.from_numpy(latent)
         for done, time in enumerate(todo):
-            predicted = self._unet.predict(sample.numpy(), time, progress, done, len(todo))
+            with progress.part(done / len(todo), (done + 1) / len(todo)):
+                predicted = self._unet.predict(sample.numpy(), time)
             sample = scheduler.step(torch.from_numpy(predicted), time, sample).prev_sample
         result: NDArray[np.float32] = sample.numpy()
         return result
