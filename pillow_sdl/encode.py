@@ -58,31 +58,15 @@ def encode(
     source: the further frames of an animation, whose frame 0 are `pixels` and `alpha`.  None for a still picture.
     Raises ValueError for arrays or a size that the format cannot hold, ModelError, BackendError.
     """
-    from .models import store
-
     options = options or EncodeOptions()
     height, width = pixels.shape[:2]
     coding.check_size(width, height)
     _check_arrays(moving.Picture(pixels, alpha), (height, width), mode)
-    if source is not None:
-        if options.quantizer != moving.QUANTIZER:
-            msg = f'quantizer must be "{moving.QUANTIZER}" for an animation, not {options.quantizer!r}'
-            raise ValueError(msg)
-        if options.guard is None:
-            # Pixels of tiny pictures are those of frame 0 only.  The other frames would look different.
-            options = replace(options, guard=opt.NO_GUARD)
-    model = registry.model(options.model)
-    network: Autoencoder
-    refine: Refine | None = None
-    if options.refinements:
-        try:
-            gradients = store.load_differentiable(model)
-        except BackendError as exc:
-            msg = f"effort {options.effort} needs gradients, and so PyTorch: {exc}"
-            raise ValueError(msg) from exc
-        network, refine = gradients, partial(_refined, gradients, pixels, options.refinements)
-    else:
-        network = store.load(model)
+    if source is not None and options.quantizer != moving.QUANTIZER:
+        msg = f'quantizer must be "{moving.QUANTIZER}" for an animation, not {options.quantizer!r}'
+        raise ValueError(msg)
+    options = _with_guard_settled(options, animated=source is not None)
+    network, refine = _network(options, pixels)
     tiny = guard.cells_if_tiny(width, height) if options.guards_whole else None
     # Further frames change the latent of the first one, so that must hold the picture.
     drawn = options.guards_whole and source is None and guard.is_drawn(pixels)
@@ -108,6 +92,35 @@ def encode(
             if data is not None:
                 return data
         return _with_decode(coder, pixels, options, tiny) if decoded else coder.file(options.target).data
+
+
+def _with_guard_settled(options: EncodeOptions, *, animated: bool) -> EncodeOptions:
+    """Return the options with the guard switched off where the default cannot have one.
+
+    Raises ValueError if the options ask for a guard and Pillow lacks WebP.
+    """
+    if options.with_guard and not guard_patches.has_webp():
+        msg = f'guard must be "{opt.NO_GUARD}" or left out: other values need a Pillow with WebP'
+        raise ValueError(msg)
+    # In an animation, pixels of tiny pictures are those of frame 0 only.  The other frames would look different.
+    if options.guard is None and (animated or not guard_patches.has_webp()):
+        return replace(options, guard=opt.NO_GUARD)
+    return options
+
+
+def _network(options: EncodeOptions, pixels: NDArray[np.uint8]) -> tuple[Autoencoder, Refine | None]:
+    """Return the network of the options' model, and what moves a latent towards the pixels, None for low efforts."""
+    from .models import store
+
+    model = registry.model(options.model)
+    if not options.refinements:
+        return store.load(model), None
+    try:
+        network = store.load_differentiable(model)
+    except BackendError as exc:
+        msg = f"effort {options.effort} needs gradients, and so PyTorch: {exc}"
+        raise ValueError(msg) from exc
+    return network, partial(_refined, network, pixels, options.refinements)
 
 
 def _check_arrays(picture: moving.Picture, shape: tuple[int, int], mode: Mode) -> None:

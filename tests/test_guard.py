@@ -164,6 +164,19 @@ def test_a_pillow_without_webp_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
         images.opened(data).load()
 
 
+@pytest.mark.parametrize("picture", [images.noise(8, 8), images.gradient(80, 40)], ids=["tiny", "drawn"])
+def test_a_pillow_without_webp_saves_a_latent(picture: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By default.  Options that ask for pixels are refused."""
+    Image.init()
+    monkeypatch.delitem(Image.SAVE, "WEBP", raising=False)
+    monkeypatch.setattr("pillow_sdl.format.patches.features.check", lambda _: False)
+    data = images.saved(picture)
+    assert images.parsed(data).get(container.Name.GUARD) is None
+    assert images.opened(data).convert("RGB").size == picture.size
+    with pytest.raises(ValueError, match=r"guard must be .*WebP"):
+        images.saved(picture, guard="auto")
+
+
 # Boxes and masks
 
 

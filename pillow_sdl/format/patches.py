@@ -155,13 +155,18 @@ def _field_type(width: int, height: int) -> np.dtype[np.unsignedinteger]:
     return np.dtype("u1" if max(grid(width, height)) <= 255 else "<u2")
 
 
+def has_webp() -> bool:
+    """Return whether Pillow was built with WebP."""
+    return bool(features.check("webp"))
+
+
 def decode(patches: Patches) -> list[NDArray[np.uint8]]:
     """Return the pixels of each patch, uint8 (16 rows, 16 columns, 3).
 
     Raises MalformedError (G-04) for data that are no WebP picture of the atlas' size, and BackendError if Pillow was
     built without WebP.
     """
-    if not features.check("webp"):
+    if not has_webp():
         msg = "the file has guard patches, which need a Pillow with WebP"
         raise BackendError(msg)
     places, rows = layout(patches.rects, patches.columns)
