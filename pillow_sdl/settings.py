@@ -71,19 +71,19 @@ class Settings:
     progress: Callable[[int, int], None] | None = None
 
     def __post_init__(self) -> None:
-        # str(), because a caller without a type checker may pass a value of any type, and must get the same error.
-        if not _DEVICE.fullmatch(str(self.device)):
+        given: Any = self  # A caller without a type checker may pass a value of any type, and must get the same error.
+        if not isinstance(given.device, str) or not _DEVICE.fullmatch(self.device):
             msg = f"device must be auto, cpu, mps, cuda, xpu, cuda:N or xpu:N, not {self.device!r}"
             raise ValueError(msg)
         if self.dtype not in DTYPES:
             msg = f"dtype must be one of {', '.join(DTYPES)}, not {self.dtype!r}"
             raise ValueError(msg)
-        if isinstance(self.model_dirs, (str, os.PathLike)):
+        if isinstance(given.model_dirs, (str, bytes, os.PathLike)) or not isinstance(given.model_dirs, Iterable):
             msg = f"model_dirs must be a list of folders, not {self.model_dirs!r}"
             raise ValueError(msg)  # noqa: TRY004  wrong values of all settings raise ValueError
-        if self.download not in {True, False}:
+        if not isinstance(given.download, bool):
             msg = f"download must be True or False, not {self.download!r}"
-            raise ValueError(msg)
+            raise ValueError(msg)  # noqa: TRY004
         if self.denoise not in DENOISE_CHOICES:
             msg = f"denoise must be one of {', '.join(DENOISE_CHOICES)}, not {self.denoise!r}"
             raise ValueError(msg)
@@ -95,6 +95,9 @@ class Settings:
             raise ValueError(msg)
         if self.max_pixels is not None and not _is_whole(self.max_pixels):
             msg = f"max_pixels must be None or a whole number of at least 1, not {self.max_pixels!r}"
+            raise ValueError(msg)
+        if given.progress is not None and not callable(given.progress):
+            msg = f"progress must be None or a function, not {self.progress!r}"
             raise ValueError(msg)
         object.__setattr__(self, "model_dirs", tuple(self.model_dirs))
 

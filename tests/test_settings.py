@@ -6,6 +6,7 @@ import inspect
 import os
 import threading
 from dataclasses import FrozenInstanceError, fields
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -172,7 +173,9 @@ def enter(**options: object) -> None:
         pass
 
 
-@pytest.mark.parametrize("wrong", ["gpu", "cuda:", "cuda:x", "CPU", "", "cpu ", "cpu\n", "cuda:-1", None, 0, b"cpu"])
+@pytest.mark.parametrize(
+    "wrong", ["gpu", "cuda:", "cuda:x", "CPU", "", "cpu ", "cpu\n", "cuda:-1", None, 0, b"cpu", Path("cpu")]
+)
 def test_a_wrong_device_is_refused(wrong: object) -> None:
     """The message names it and what is allowed, and nothing is changed."""
     for action in (pillow_sdl.configure, enter):
@@ -220,7 +223,11 @@ def test_more_threads_than_any_machine_runs_are_refused(monkeypatch: pytest.Monk
         ("dtype", "float64"),
         ("dtype", None),
         ("model_dirs", "folder"),
+        ("model_dirs", b"folder"),
+        ("model_dirs", None),
         ("download", "yes"),
+        ("download", []),
+        ("progress", True),
         ("denoise", "much"),
         ("denoise_steps", 0),
         ("denoise_steps", 51),
