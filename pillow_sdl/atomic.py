@@ -12,20 +12,25 @@ def write(name: str | os.PathLike[str], data: bytes) -> None:
     """Write a file so that it contains either all of the data or what it contained before.
 
     The data go to a temporary file in the same folder, which is then renamed.  A symbolic link keeps its target, and a
-    file that is replaced keeps its permissions.  A device or a pipe is written directly.  Raises OSError.
+    file that is replaced keeps its permissions.  A device or a pipe is written directly.  Raises OSError, which names
+    the file.
     """
-    path = Path(os.path.realpath(name))
-    if path.exists() and not path.is_file():  # A device or a pipe.
-        path.write_bytes(data)
+    # Not of the real path: the one of /dev/stdout does not exist if that is a pipe.
+    if Path(name).exists() and not Path(name).is_file():
+        Path(name).write_bytes(data)
         return
+    path = Path(os.path.realpath(name))
     temporary = path.with_name(f".sdl-{secrets.token_hex(8)}")
     try:
         # Not by tempfile, whose files only their owner can read.
         with temporary.open("xb") as file:
             file.write(data)
-        if path.exists():
+        # Windows knows no permission but "read-only", and a temporary file that has it could not be deleted.
+        if path.exists() and os.name != "nt":
             temporary.chmod(stat.S_IMODE(path.stat().st_mode))
         temporary.replace(path)
-    except BaseException:
+    except BaseException as exc:
         temporary.unlink(missing_ok=True)
+        if isinstance(exc, OSError) and exc.errno:
+            raise OSError(exc.errno, exc.strerror, os.fspath(name)) from exc
         raise

@@ -326,8 +326,9 @@ def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path, monkeypatch
 
     with monkeypatch.context() as patched:
         patched.setattr(Path, "replace", fail)
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(OSError, match="No space") as caught:
             pillow_sdl.from_latents(latent, link, model=MODEL.name)
+        assert caught.value.filename == str(link)
     assert path.read_bytes() == b"old"
     assert sorted(tmp_path.iterdir()) == [link, path]
     pillow_sdl.from_latents(latent, link, model=MODEL.name)
