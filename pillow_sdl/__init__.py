@@ -91,6 +91,10 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(msg)
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})
+
+
 # The handlers import the plugin when it is first needed: a program that imports this package and opens no .sdl file pays
 # about a millisecond.
 

@@ -72,11 +72,11 @@ def from_latents(
     """Write a file of a latent, without an autoencoder.  The picture is RGB.
 
     latent: floating-point (C, h, w) or (1, C, h, w), of NumPy or torch, on any device, as the diffusion model gives it,
-    not divided by `scaling_factor`.
+        not divided by `scaling_factor`.
     file: a path, whose file is replaced when the data is complete, or a file object in binary mode, written to once.
     model: the decoder that the header names.  It is the name of a model on this machine, as in `save`; or the
-    autoencoder itself, such as `pipe.vae`, with its weights in their own dtype; or its hash in hexadecimal, from
-    `model_hash` or `Latents.model`.
+        autoencoder itself, such as `pipe.vae`, with its weights in their own dtype; or its hash in hexadecimal, from
+        `model_hash` or `Latents.model`.
     space: the latent space, "sd1", "sdxl", "sd3", "flux1" or "sdl".  It may be left out if `model` is a name.
     size: (width, height) of the picture, to which the decoded picture is cropped.  The default is the latent's width
         and height times the number of pixels for each latent position.

@@ -58,26 +58,27 @@ class EncodeOptions:
     model: name of a model that `sdl models` lists.
     payload: "zstd", "range", or "auto" for the smaller one.
     quantizer: "scalar", or "palette" for models with 4 latent channels.  "palette" excludes quality, payload "range"
-    and tune "psnr"; effort has no effect; target_bytes looks for the largest palette.
+        and tune "psnr"; effort has no effect; target_bytes looks for the largest palette.
     palette_size: largest number of palette entries, 1 to 256.
     dither: whether the quantizer "palette" uses error diffusion, which passes the error of each latent position on to
         its neighbors.
     effort: 0 (fastest) to 9.  Effort 0 writes payload "zstd" unless payload says otherwise.  From effort 3 on there is
-    a fidelity map, and some pictures are stored as pixels (see guard).  Efforts 6 to 9 also refine the latent through
-    the decoder's gradient.  This needs the extra `pillow-sdl[torch]`, saves bytes at equal PSNR, and takes 10 to 60
-    times as long.
+        a fidelity map, and some pictures are stored as pixels (see guard).  Efforts 6 to 9 also refine the latent
+        through the decoder's gradient.  This needs the extra `pillow-sdl[torch]`, saves bytes at equal PSNR, and takes
+        10 to 60 times as long.
     tune: "look", or "psnr" for fewer bytes and a slightly smoother picture.  With the embedded model of this release,
-    "psnr" does about what a lower quality does.
+        "psnr" does about what a lower quality does.
     fidelity: whether the file carries a map of how far its picture is from the original.  Making it needs a decode.
         None (the default): there is a map from effort 3 on.
     guard: which parts of the picture are stored as real pixels.  This needs a decode.  "auto": where the network does
-    most harm.  "off": nothing.  "text", "faces" or "text,faces": what detectors find, from the extra
-    `pillow-sdl[guard]`.  A list of boxes (left, top, right, bottom) in pixels.  A mask: an image of the picture's size;
-    pixels that are not 0 are guarded.  None (the default): no parts.  Two kinds of pictures are stored entirely as
-    pixels: those with a side below 32 pixels, and drawings that take no more bytes this way than as a latent, with all
-    or a few of their colors.  The default does so from effort 3 on; "auto", "text" and "faces" do at every effort.
+        most harm.  "off": nothing.  "text", "faces" or "text,faces": what detectors find, from the extra
+        `pillow-sdl[guard]`.  A list of boxes (left, top, right, bottom) in pixels.  A mask: an image of the picture's
+        size; pixels that are not 0 are guarded.  None (the default): no parts.  Two kinds of pictures are stored
+        entirely as pixels: those with a side below 32 pixels, and drawings that take no more bytes this way than as a
+        latent, with all or a few of their colors.  The default does so from effort 3 on; "auto", "text" and "faces" do
+        at every effort.
     guard_share: largest part of the file's bytes that these pixels may take, 0.01 to 0.95.  It does not hold for
-    pictures that are stored as pixels as a whole.
+        pictures that are stored as pixels as a whole.
     icc_profile, exif, xmp: bytes to store; empty for none; at most 16 MiB each.
     Raises ValueError, which says what is allowed.
     """

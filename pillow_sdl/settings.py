@@ -21,6 +21,8 @@ MAX_DENOISE_STEPS = 50
 
 MAX_THREADS = 1024
 
+_NUMBERS = ("threads", "max_pixels", "denoise_steps")
+
 
 def _is_whole(value: Any, most: int | None = None) -> bool:
     """Whether a value is a whole number of at least 1 and at most `most`.  Booleans do not count as numbers."""
@@ -41,6 +43,7 @@ class Settings:
         otherwise the CPU.  It keeps the embedded model on the CPU; "cuda" with the extra `pillow-sdl[torch]` moves it
         to the GPU.  Environment variable: PILLOW_SDL_DEVICE.
     dtype: type in which decoders and UNets of the Stable Diffusion family compute: "float32", "float16" or "bfloat16".
+        Environment variable: PILLOW_SDL_DTYPE.
     threads: number of CPU threads for networks, 1 to 1024.  None: OMP_NUM_THREADS if it is set, otherwise all
         processors that the process may use.  Environment variable: PILLOW_SDL_THREADS.
     max_pixels: largest width x height of a file that is decoded, at least 1.  None: no limit besides Pillow's own.
@@ -53,7 +56,8 @@ class Settings:
         space if it is installed, otherwise the package's own denoiser, otherwise none), "off" (none), "small" (the
         package's own), "unet", or "buehlmann" (the UNet with the three steps of 2022, for comparison).  Environment
         variable: PILLOW_SDL_DENOISE.
-    denoise_steps: number of UNet calls, 1 to 50, for "auto" and "unet".
+    denoise_steps: number of UNet calls, 1 to 50, for "auto" and "unet".  Environment variable:
+        PILLOW_SDL_DENOISE_STEPS.
     progress: called with (done, 1000) while a picture is saved or loaded, in the thread that does the work.  `done`
         grows from 0 to 1000.
 
@@ -122,14 +126,13 @@ def _of_process() -> Settings:
         msg = f"PILLOW_SDL_DOWNLOAD must be 0 or 1, not {download!r}"
         raise ValueError(msg)
     named: dict[str, Any] = {}
-    for option in ("device", "denoise", "threads", "max_pixels"):
+    for option in ("device", "dtype", "denoise", *_NUMBERS):
         variable = f"PILLOW_SDL_{option.upper()}"
         text = os.environ.get(variable)
         if not text:
             continue
         try:
-            number = option in {"threads", "max_pixels"} and text.isdecimal()
-            named[option] = int(text) if number else text
+            named[option] = int(text) if option in _NUMBERS and text.isdecimal() else text
             Settings(**{option: named[option]})
         except ValueError as exc:
             msg = f"{variable}: {exc}"

@@ -375,6 +375,11 @@ def test_all_lists_everything_that_the_package_defines() -> None:
     assert public <= set(pillow_sdl.__all__)
 
 
+def test_dir_lists_all_public_names() -> None:
+    """Names that are imported when they are first needed included: shells complete them."""
+    assert set(pillow_sdl.__all__) <= set(dir(pillow_sdl))
+
+
 def test_a_star_import_gives_all_public_names(python: Callable[..., str]) -> None:
     """Names that are imported when they are first needed included."""
     program = "from pillow_sdl import *; print(sorted(n for n in dir() if n == '__version__' or n[0] != '_'))"

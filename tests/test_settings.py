@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.plain
 
-VARIABLES = ["DEVICE", "THREADS", "MAX_PIXELS", "MODELS", "DOWNLOAD", "DENOISE"]
+VARIABLES = ["DEVICE", "THREADS", "MAX_PIXELS", "MODELS", "DOWNLOAD", "DENOISE", "DENOISE_STEPS", "DTYPE"]
 
 
 @pytest.fixture(autouse=True)
@@ -64,6 +64,8 @@ def test_the_defaults_hold_without_an_environment() -> None:
         ("MODELS", f"here{os.pathsep}there", "model_dirs", ("here", "there")),
         ("DOWNLOAD", "1", "download", True),
         ("DENOISE", "off", "denoise", "off"),
+        ("DENOISE_STEPS", "3", "denoise_steps", 3),
+        ("DTYPE", "float16", "dtype", "float16"),
     ],
 )
 def test_a_variable_sets_a_setting(
@@ -87,6 +89,9 @@ def test_a_variable_sets_a_setting(
         ("MAX_PIXELS", "0"),
         ("DOWNLOAD", "yes"),
         ("DENOISE", "much"),
+        ("DENOISE_STEPS", "51"),
+        ("DENOISE_STEPS", "two"),
+        ("DTYPE", "int8"),
     ],
 )
 def test_a_wrong_variable_is_named(variable: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:

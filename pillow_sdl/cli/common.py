@@ -83,7 +83,8 @@ SETTINGS: Final = {
 """Options that change settings, by the names in `settings.Settings`."""
 
 ENVIRONMENT: Final = {
-    **{f"PILLOW_SDL_{name.upper()}": SETTINGS[name].help for name in ("device", "threads", "max_pixels", "denoise")},
+    **{f"PILLOW_SDL_{name.upper()}": option.help for name, option in SETTINGS.items()},
+    "PILLOW_SDL_DTYPE": f"type in which models of the Stable Diffusion family compute: {', '.join(settings.DTYPES)}",
     "PILLOW_SDL_MODELS": "folders with models in diffusers' layout, separated as in PATH",
     "PILLOW_SDL_DOWNLOAD": "1: download models that are missing when they are needed",
 }
