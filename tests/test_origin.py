@@ -64,7 +64,18 @@ def test_the_origin_is_merged_into_a_packet(packet: bytes | None) -> None:
         assert b'dc:format="image/png"' in found
 
 
-@pytest.mark.parametrize("repeated", [b"<a:DigitalSourceType>", b"<a:DigitalSourceType ", b' a:DigitalSourceType="'])
+@pytest.mark.parametrize("space", [b"", b" "])
+def test_an_empty_element_is_valid(space: bytes) -> None:
+    """It says nothing of the picture yet."""
+    packet = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><r:RDF xmlns:r="%s"%s/></x:xmpmeta>' % (RDF.encode(), space)
+    found = origin.merge(packet)
+    assert found is not None
+    assert origins(found) == [origin.VALUE]
+
+
+@pytest.mark.parametrize(
+    "repeated", [b"<r:RDF ", b"<a:DigitalSourceType>", b"<a:DigitalSourceType ", b' a:DigitalSourceType="']
+)
 def test_a_hostile_packet_takes_little_time(repeated: bytes) -> None:
     """Elements that do not end are looked at once."""
     begun = time.perf_counter()

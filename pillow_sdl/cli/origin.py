@@ -27,6 +27,7 @@ _EMPTY: Final = (
     b'<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"></rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
 )
 _END: Final = re.compile(rb"</([A-Za-z_][\w.-]*):RDF\s*>")
+_CLOSED: Final = re.compile(rb"<([A-Za-z_][\w.-]*):RDF\b([^<>]*?)/>")
 _ABOUT: Final = re.compile(rb"""\babout\s*=\s*("[^"<]*"|'[^'<]*')""")
 _OLD: Final = (
     # Neither part crosses a "<": otherwise a packet of many open elements would take time quadratic in its length.
@@ -36,11 +37,13 @@ _OLD: Final = (
 
 
 def merge(xmp: bytes | None) -> bytes | None:
-    """Return an XMP packet with the origin in place of the one that it names.  All else stays byte for byte.
+    """Return an XMP packet with the origin in place of the one that it names.  All else stays byte for byte,
+    except that an empty RDF element gets an end tag.
 
     xmp: a packet in UTF-8, None or empty for none.   Returns None if the packet cannot be understood.
     """
     packet = xmp or _EMPTY
+    packet = _CLOSED.sub(rb"<\1:RDF\2></\1:RDF>", packet, count=1)
     end = _END.search(packet)
     if end is None:
         return None
