@@ -269,9 +269,11 @@ def choose(
 
 def _improved(original: NDArray[np.uint8], decoded: NDArray[np.uint8], cells: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Return those of some cells that a patch shows better than the decoder, bool (rows, columns)."""
-    patches = _patches(original, cells, 2**31, MIDDLE_QUALITY, lossy=True)
-    if patches is None:  # There are no cells, or too many patches.
+    made = _atlas(original, cells)
+    if made is None:  # There are no cells, or too many patches.
         return cells
+    method, data = stored.chunk(_webp(made[0], quality=MIDDLE_QUALITY, method=6))
+    patches = made[1]._replace(method=method, data=data)
     better = np.zeros_like(cells)
     for rect, pixels in zip(patches.rects, stored.decode(patches), strict=True):
         target = original[rect.pixels].astype(np.float32)
@@ -282,15 +284,26 @@ def _improved(original: NDArray[np.uint8], decoded: NDArray[np.uint8], cells: ND
     return better
 
 
-def _patches(
-    original: NDArray[np.uint8], cells: NDArray[np.bool_], limit: int, highest: int, *, lossy: bool = False
-) -> Patches | None:
+def _patches(original: NDArray[np.uint8], cells: NDArray[np.bool_], limit: int, highest: int) -> Patches | None:
     """Return cells (rows, columns) as patches, with the best coding of at most `limit` bytes.
 
-    highest: best WebP quality that is tried.   lossy: whether codings without loss are not tried.
-    None if there is no cell, or if there is no coding that fits.
+    highest: best WebP quality that is tried.
+    None if there is no cell, if there are too many patches, or if there is no coding that fits.
     """
+    made = _atlas(original, cells)
+    if made is None:
+        return None
+    atlas, empty = made
     height, width = original.shape[:2]
+    found = _coded(atlas, limit - len(stored.pack(empty, width, height)), highest)
+    return None if found is None else empty._replace(method=found[0], data=found[1])
+
+
+def _atlas(original: NDArray[np.uint8], cells: NDArray[np.bool_]) -> tuple[Image.Image, Patches] | None:
+    """Return the atlas of cells (rows, columns), and their patches without data.
+
+    None if there is no cell, or if there are too many patches.
+    """
     rects = sorted(_rects(cells), key=lambda rect: (-rect.rows, -rect.columns, rect.top, rect.left))
     columns = _columns(rects, cells.size) if rects else None
     if columns is None or len(rects) > stored.MAX_PATCHES:
@@ -301,13 +314,10 @@ def _patches(
     atlas[...] = np.mean([piece.mean((0, 1)) for piece in pieces], 0)
     for place, piece in zip(places, pieces, strict=True):
         atlas[place.pixels] = piece
-    empty = Patches(tuple(rects), columns, 0, b"")
-    room = limit - len(stored.pack(empty, width, height))
-    found = _coded(Image.fromarray(atlas), room, highest, lossy=lossy)
-    return None if found is None else empty._replace(method=found[0], data=found[1])
+    return Image.fromarray(atlas), Patches(tuple(rects), columns, 0, b"")
 
 
-def _coded(atlas: Image.Image, limit: int, highest: int, *, lossy: bool) -> tuple[int, bytes] | None:
+def _coded(atlas: Image.Image, limit: int, highest: int) -> tuple[int, bytes] | None:
     """Return the method and the data of an atlas with the least error of at most `limit` bytes.  None if none fits.
 
     Letters and drawings on even ground are smallest without loss after their colors were reduced to a few.
@@ -321,7 +331,7 @@ def _coded(atlas: Image.Image, limit: int, highest: int, *, lossy: bool) -> tupl
     qualities = range(WEBP_QUALITY[0], highest + 1, QUALITY_STEP)
     count = bisect_right(qualities, limit, key=size)
     found = [(0, known[qualities[count - 1]])] if count else []
-    if not lossy and _error(atlas, _reduced(atlas, max(COLORS))) < DRAWN:
+    if _error(atlas, _reduced(atlas, max(COLORS))) < DRAWN:
         for colors in COLORS:
             picture = _reduced(atlas, colors)
             # A photo of few colors takes seconds with slower codings, and is too large in the end.

@@ -177,6 +177,21 @@ def test_a_pillow_without_webp_saves_a_latent(picture: Image.Image, monkeypatch:
         images.saved(picture, guard="auto")
 
 
+def test_cells_are_judged_by_one_coding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has no limit, so there is nothing to search."""
+    made = []
+    webp = guard._webp
+
+    def counted(image: Image.Image, **given: object) -> bytes:
+        made.append(given)
+        return webp(image, **given)
+
+    monkeypatch.setattr(guard, "_webp", counted)
+    pixels = np.asarray(sign())
+    guard._improved(pixels, 255 - pixels, np.ones((16, 20), bool))
+    assert made == [{"quality": guard.MIDDLE_QUALITY, "method": 6}]
+
+
 # Boxes and masks
 
 
