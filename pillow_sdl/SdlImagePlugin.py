@@ -53,7 +53,6 @@ __all__ = ["SdlDecoder", "SdlImageFile", "save", "save_all"]
 _DEEP_MODES: Final = frozenset({"I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
 _GRAY_MODES: Final = _DEEP_MODES | {"1", "L", "LA", "La"}
 _TRANSPARENT_MODES: Final = frozenset({"L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa"})
-_INFO_KEYS: Final = {container.Name.ICC: "icc_profile", container.Name.EXIF: "exif", container.Name.XMP: "xmp"}
 
 # The color space that an ICC profile must name (ICC.1:2022, 7.2.6) to fit a stored mode.
 _ICC_SPACES: Final = {"L": b"GRAY", "LA": b"GRAY", "RGB": b"RGB ", "RGBA": b"RGB "}
@@ -94,9 +93,9 @@ class SdlImageFile(ImageFile.ImageFile):
                 self.info["fidelity"] = _fidelity(section.data)
             if section.name == container.Name.FRAMES:
                 found = frames.timing(section.data, header.width, header.height, has_alpha=header.mode.has_alpha)
-            if section.name in _INFO_KEYS:
+            if section.name in container.METADATA:
                 data = metadata.unpack(section.data, section=section.label)
-                self.info[_INFO_KEYS[section.name]] = data
+                self.info[container.METADATA[section.name]] = data
         self._durations = found.durations if found else ()
         self.n_frames = max(1, len(self._durations))
         self.is_animated = self.n_frames > 1

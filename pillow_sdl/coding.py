@@ -123,7 +123,7 @@ class LatentCoder:
         )
         self._metadata = [
             Section(name, metadata.pack(getattr(options, option)))
-            for option, name in opt.METADATA.items()
+            for name, option in container.METADATA.items()
             if getattr(options, option)
         ]
         self._alpha = () if alpha is None else (Section(Name.ALPHA, alpha_plane.encode(alpha)),)

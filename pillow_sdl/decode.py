@@ -75,14 +75,6 @@ def check_limit(header: Header) -> None:
         raise LimitError(msg)
 
 
-def read_symbols(file: Container) -> NDArray[np.int16]:
-    """Return the symbols of a file, int16 (C, h, w), bit-exact on every machine.  Needs no network.
-
-    They are multiples of the steps; with a palette they are the levels 0..255 of the vectors that the indices name.
-    """
-    return quantized(file).symbols
-
-
 def read_latent(file: Container) -> NDArray[np.float32]:
     """Return the dequantized latent, float32 (C, h, w), not denoised.  Needs no network."""
     return quantized(file).dequantize()

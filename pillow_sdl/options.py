@@ -119,7 +119,7 @@ class EncodeOptions:
         _check_guard(self.guard)
         _check_share("guard_share", self.guard_share)
         self._check_quantizer()
-        for option in METADATA:
+        for option in container.METADATA.values():
             value = getattr(self, option)
             if not isinstance(value, bytes):
                 msg = f"{option} must be bytes, not {type(value).__name__}"
@@ -196,9 +196,6 @@ class EncodeOptions:
         payloads = tuple(numbers[name] for name in names)
         return Choices(payloads=payloads, tune=TUNES[self.tune], dither=bool(self.dither))
 
-
-METADATA: Final = {"icc_profile": container.Name.ICC, "exif": container.Name.EXIF, "xmp": container.Name.XMP}
-"""Options that are stored in a section of their own."""
 
 SAVE_OPTIONS: Final = (
     *("quality", "target_bytes", "effort", "payload", "tune", "fidelity", "guard", "guard_share"),

@@ -262,7 +262,7 @@ def test_both_readers_find_the_symbols_of_all_frames(seed: int, size: tuple[int,
     made = symbol_frames(seed, *size, 3)
     data = sd1_file(made[0], made[1:], payload)
     file = images.parsed(data)
-    symbols = decode.read_symbols(file)
+    symbols = decode.quantized(file).symbols
     second = reader.read_container(data)
     planes = reader.read_symbols(second)
     found = [planes, *reader.read_frames(second, planes)]

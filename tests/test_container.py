@@ -401,7 +401,7 @@ def test_a_palette_section_is_present_exactly_if_the_quantizer_has_one(plain_fil
     without_palette = images.with_header(plain_file, payload=known.payloads["zstd"], **palette)
     for data in (with_palette, without_palette):
         with pytest.raises(MalformedError) as caught:
-            decode.read_symbols(images.parsed(data))
+            decode.quantized(images.parsed(data))
         assert (caught.value.rule, caught.value.section) == ("K-01", "P")
 
 

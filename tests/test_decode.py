@@ -34,7 +34,7 @@ WAYS: dict[str, Callable[[bytes], object]] = {
     "latents": lambda data: pillow_sdl.latents(io.BytesIO(data)),
     "decode": lambda data: decode.decode(images.parsed(data)),
     "preview": lambda data: decode.preview(images.parsed(data), 1),
-    "read_symbols": lambda data: decode.read_symbols(images.parsed(data)),
+    "quantized": lambda data: decode.quantized(images.parsed(data)),
 }
 """Every way to decode a file or a part of it."""
 

@@ -324,7 +324,7 @@ def test_thumbnails_verify_and_symbols_import_no_run_time(plain_path: Path, pyth
         from pillow_sdl.format import container
         with open(sys.argv[1], "rb") as stream:
             file = container.read(stream)
-        print(decode.read_symbols(file).shape[0], decode.inspect(file)["model"])
+        print(decode.quantized(file).symbols.shape[0], decode.inspect(file)["model"])
         print({RUN_TIMES_LOADED})
     """
     assert python(program, plain_path) == f"(8, 6)\n{SPACE.channels} {MODEL.name}\n[]"

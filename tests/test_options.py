@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pillow_sdl import options, registry
-from pillow_sdl.format import metadata
+from pillow_sdl.format import container, metadata
 from pillow_sdl.options import EncodeOptions
 
 pytestmark = pytest.mark.plain
@@ -101,5 +101,5 @@ def test_metadata_of_the_largest_size_is_accepted() -> None:
 def test_options_of_save_are_all_options_but_metadata() -> None:
     """`save` takes metadata in more forms and converts it."""
     names = {field.name for field in dataclasses.fields(EncodeOptions)}
-    assert set(options.SAVE_OPTIONS) == names - set(options.METADATA)
+    assert set(options.SAVE_OPTIONS) == names - set(container.METADATA.values())
     assert len(set(options.SAVE_OPTIONS)) == len(options.SAVE_OPTIONS)

@@ -180,7 +180,7 @@ def _library_frames(file: container.Container) -> dict[str, Any] | None:
 
 def _library_symbols(data: bytes) -> list[str]:
     file = container.read(io.BytesIO(data))
-    symbols = decode.read_symbols(file)
+    symbols = decode.quantized(file).symbols
     hashes = [_sha256(symbols.astype("<i2").tobytes())]
     further = decode.read_frames(file)
     for frame in further.further if further else ():
@@ -487,7 +487,7 @@ def test_payload_example() -> None:
     assert found is not None
     file = container.read(io.BytesIO(_vector(found[1])))
     payload, space = file.get(Name.LATENT), spaces.by_code(file.header.space)
-    symbols = decode.read_symbols(file)
+    symbols = decode.quantized(file).symbols
     assert payload == bytes.fromhex(found[2])
     height, width = symbols.shape[1:]
     pattern = r"latent space `(\w+)`, with (\d) x (\d) positions,\s+quality index (\d+) and three coded groups"
@@ -542,7 +542,7 @@ def test_palette_example() -> None:
     payload = file.get(Name.LATENT)
     assert payload is not None
     assert zstd.decompress(payload, limit=6, section="L") == indices
-    symbols = decode.read_symbols(file)
+    symbols = decode.quantized(file).symbols
     assert symbols.reshape(4, 6).T.tolist() == [entries[index] for index in indices]
     channel, levels = re.findall(r"symbols of channel (\d) are ([\d, ]+)\.", text)[0]
     assert symbols[int(channel)].ravel().tolist() == [int(level) for level in levels.split(",")]
@@ -705,7 +705,7 @@ def _files(draw: st.DrawFn) -> tuple[Container, dict[str, bytes], NDArray[np.uin
         model=embedded if space.name == registry.EMBEDDED else draw(st.binary(min_size=16, max_size=16)),
         flags=draw(st.integers(0, 15)) << 4,
     )
-    contents = draw(st.dictionaries(st.sampled_from(container.METADATA), st.binary(max_size=99)))
+    contents = draw(st.dictionaries(st.sampled_from(list(container.METADATA)), st.binary(max_size=99)))
     unknown = draw(st.dictionaries(st.sampled_from(UNKNOWN_IGNORABLE), st.binary(max_size=99), max_size=4))
     ignorable = [Section(name, metadata.pack(data)) for name, data in contents.items()]
     ignorable += [Section(name, data) for name, data in unknown.items()]
@@ -759,7 +759,7 @@ def test_second_reader_reads_any_palette(
     header = Header(*sides, Mode.RGB, space=space.code, quantizer=PALETTE, rate=0, payload=ZSTD, model=bytes(16))
     data = Container(header, sections).to_bytes()
     expected = palette.symbols(entries, indices)
-    assert np.array_equal(decode.read_symbols(container.read(io.BytesIO(data))), expected)
+    assert np.array_equal(decode.quantized(container.read(io.BytesIO(data))).symbols, expected)
     assert reader.read_symbols(reader.read_container(data)) == expected.reshape(4, -1).tolist()
 
 

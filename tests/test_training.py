@@ -701,7 +701,7 @@ assert pillow_sdl.__file__.startswith({str(root)!r})
 stream = io.BytesIO()
 Image.open({str(GRACE)!r}).crop((0, 0, 90, 70)).save(stream, "SDL", payload="range")
 Image.open(stream).load()
-symbols = decode.read_symbols(container.read(io.BytesIO(stream.getvalue())))
+symbols = decode.quantized(container.read(io.BytesIO(stream.getvalue()))).symbols
 print(np.abs(symbols).max() > 0)
 """
     assert python(program) == "True"

@@ -83,7 +83,9 @@ class Name:
     LATENT: Final = b"L"
 
 
-METADATA: Final = (Name.ICC, Name.EXIF, Name.XMP)
+METADATA: Final = {Name.ICC: "icc_profile", Name.EXIF: "exif", Name.XMP: "xmp"}
+"""Sections of metadata, and their names in Pillow: the options of `save`, and the keys of `Image.info`."""
+
 KNOWN: Final = frozenset({*METADATA, Name.FIDELITY, Name.GUARD, Name.FRAMES, Name.ALPHA, Name.PALETTE, Name.LATENT})
 
 

@@ -70,12 +70,12 @@ def unpack(data: bytes, width: int, height: int) -> Grids:
         raise MalformedError(msg, section=SECTION, rule="E-02")
     table = context.distributions()
     row = _row(data[3])
+    reach = int(context.largest_offset(table, np.array(row)))
     coder = rans.Decoder(data[4:], 1)
     found: list[NDArray[np.uint8]] = []
     reference = np.zeros((rows, columns), np.int64)
     for _ in range(2):
         grid = np.zeros((rows, columns), np.int64)
-        reach = _reach(row)
         offsets = coder.entries(table, np.full(rows * columns, row)) - table.first[row] - reach - 1
         beyond = np.flatnonzero(np.abs(offsets) > reach)
         offsets[beyond] = np.sign(offsets[beyond]) * (reach + 1 + coder.uniform(np.full(len(beyond), 5)))
@@ -95,12 +95,6 @@ def unpack(data: bytes, width: int, height: int) -> Grids:
 def _row(spread: int) -> int:
     """The row of the table for a spread: the distribution with a mean of zero."""
     return context.FRACTIONS * spread + context.FRACTIONS // 2
-
-
-def _reach(row: int) -> int:
-    """Largest offset that a row of the table has an entry for.  The two entries at its ends stand for all beyond."""
-    table = context.distributions()
-    return int(table.first[row + 1] - table.first[row] - 3) // 2
 
 
 def _predict(grid: NDArray[np.int64], y: int, x: int, first: int) -> int:
@@ -126,7 +120,7 @@ def _offsets(grid: NDArray[np.int64], first: int) -> NDArray[np.int64]:
 def _coded(grids: tuple[NDArray[np.int64], ...], spread: int) -> bytes:
     """Return the number of a spread, and the offsets of some grids coded with it."""
     table, row = context.distributions(), _row(spread)
-    reach = _reach(row)
+    reach = int(context.largest_offset(table, np.array(row)))
     coder = rans.Encoder()
     for offsets in grids:
         coder.entries(table, table.first[row] + reach + 1 + np.clip(offsets, -reach - 1, reach + 1))

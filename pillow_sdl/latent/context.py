@@ -386,7 +386,7 @@ def _ordered(values: NDArray[np.int64]) -> NDArray[np.int64]:
     return values.transpose(1, 2, 0).ravel()
 
 
-def _reach(table: Distributions, row: NDArray[np.int64]) -> NDArray[np.int64]:
+def largest_offset(table: Distributions, row: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the largest magnitude of an offset that has its own entry in a row of the table.
 
     One more entry on each side stands for all larger offsets.
@@ -408,7 +408,7 @@ def code(walk: Walk, table: Distributions, symbols: NDArray[np.int16], coder: En
             row, low_bits = _ordered(found.row), _ordered(found.low_bits)
             shifted = _ordered(values) + (1 << low_bits >> 1)
             offset = (shifted >> low_bits) - _ordered(found.center)
-            reach = _reach(table, row)
+            reach = largest_offset(table, row)
             coder.entries(table, table.first[row] + reach + 1 + np.clip(offset, -reach - 1, reach + 1))
             beyond = np.abs(offset) - reach
             beyond = beyond[beyond > 0]
@@ -428,7 +428,7 @@ def decode(walk: Walk, table: Distributions, symbols: NDArray[np.int16], coder: 
         for group, pass_, places in walk.places():
             found = walk.predict(group, pass_)
             row, low_bits = _ordered(found.row), _ordered(found.low_bits)
-            reach = _reach(table, row)
+            reach = largest_offset(table, row)
             offset = coder.entries(table, row) - table.first[row] - reach - 1
             outside = np.flatnonzero(np.abs(offset) > reach)
             length = coder.uniform(np.full(len(outside), 5))
@@ -460,7 +460,7 @@ def _out_of_range() -> MalformedError:
 def lengths(found: Prediction, table: Distributions, values: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return the bits that each of the symbols int64 (n, rows, columns) takes under a prediction of that shape."""
     offset = ((values + (1 << found.low_bits >> 1)) >> found.low_bits) - found.center
-    reach = _reach(table, found.row)
+    reach = largest_offset(table, found.row)
     entry = table.first[found.row] + reach + 1 + np.clip(offset, -reach - 1, reach + 1)
     beyond = np.maximum(np.abs(offset) - reach, 0)
     escape = np.where(beyond > 0, 4.0 + np.frexp(beyond.astype(np.float64))[1], 0)
