@@ -59,9 +59,12 @@ _ICC_SPACES: Final = {"L": b"GRAY", "LA": b"GRAY", "RGB": b"RGB ", "RGBA": b"RGB
 
 
 class SdlImageFile(ImageFile.ImageFile):
-    """An opened `.sdl` file.  Opening reads the header and the metadata.  `load` runs the network.
+    """An image in an `.sdl` file.
 
-    `n_frames` is the number of frames, 1 for a still picture, and `is_animated` says whether there are more.
+    `Image.open` reads the header and the metadata.  `load` runs the network.  `draft` and `thumbnail` can make a small
+    picture without it.  `seek` goes to another frame of an animation.
+
+    `n_frames` is the number of frames, 1 for a still picture.  `is_animated` says whether there is more than one.
     """
 
     format = "SDL"
@@ -110,7 +113,7 @@ class SdlImageFile(ImageFile.ImageFile):
         self._set_tile()
 
     def _set_tile(self) -> None:
-        """Set the image up to load the current frame."""
+        """Make the next `load` decode the current frame."""
         self._size = self._header.width, self._header.height
         self.tile = [ImageFile._Tile("sdl", (0, 0, *self._size), 0, (self._header, None, self._show, self._loaded))]
 
@@ -172,7 +175,7 @@ class SdlImageFile(ImageFile.ImageFile):
                 raise
 
     def load_prepare(self) -> None:
-        """Refuse a closed file, as Pillow's own formats do, and one that is too large, before memory is allocated."""
+        """Refuse a picture that is too large before Pillow allocates memory for it."""
         from . import decode
 
         decode.check_limit(self._header)
@@ -193,10 +196,12 @@ class SdlImageFile(ImageFile.ImageFile):
             self.info["sdl_denoiser"] = found.denoiser
 
     def draft(self, mode: str | None, size: tuple[int, int] | None) -> tuple[str, tuple[int, int, float, float]] | None:
-        """Set the image up to load as a preview, which needs no network and takes milliseconds.
+        """Make the next `load` decode a preview.  That needs no network and takes milliseconds.
 
-        size: a box.  The preview is at least as large as the whole picture fitted into it.  `thumbnail` calls this
-        method with twice its own size.   mode: ignored.
+        size: a box of (width, height).  The preview is at least as large as the picture would be in this box.
+            `thumbnail` asks for twice the size that it needs.
+        mode: ignored.
+
         A preview has at most half the picture's size.  If that is too small, if `size` is None, or if the current frame
         is not frame 0, nothing happens.
         """
@@ -276,7 +281,10 @@ class SdlDecoder(ImageFile.PyDecoder):
 
 
 def _prepare(image: Image.Image) -> tuple[container.Mode, NDArray[np.uint8], NDArray[np.uint8] | None]:
-    """Convert an image of any mode: the stored mode, colors uint8 (H, W, 3), alpha uint8 (H, W) or None."""
+    """Convert an image to a mode that can be stored.  Return that mode, colors uint8 (H, W, 3), and alpha uint8 (H, W).
+
+    Alpha is None for modes without alpha.
+    """
     import numpy as np
 
     gray = image.mode in _GRAY_MODES
@@ -384,7 +392,7 @@ def _metadata(image: Image.Image, mode: container.Mode) -> dict[str, Any]:
 
 
 def save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
-    """Handle `Image.save`.  The options are those of `options.EncodeOptions`.  Writes once, when the file is complete."""
+    """Handle `Image.save`.  The options are those of `options.EncodeOptions`.  It writes once, when all is done."""
     from . import coding, encode, progress, settings
     from .options import EncodeOptions
 
@@ -410,7 +418,11 @@ def _chosen(im: Image.Image) -> dict[str, Any]:
 
 
 class _Still(NamedTuple):
-    """What must be known of a frame before frame 0 is encoded.   duration: as the frame itself says it, 0 if not."""
+    """Facts about a frame that are needed before frame 0 is encoded.
+
+    gray: whether it is stored as gray.   transparent: whether it has a pixel that is not opaque.
+    duration: in milliseconds, as the frame says, 0 if it does not say it.
+    """
 
     gray: bool
     transparent: bool
@@ -419,7 +431,7 @@ class _Still(NamedTuple):
 
 
 def _frames_of(sources: Iterable[Image.Image]) -> Iterator[Image.Image]:
-    """Yield all frames of images, each as the image that was told to show it.
+    """Yield all frames of images.  Each frame is its image after `seek`.
 
     The default image of a PNG file is no frame of its animation.  Raises OSError for a frame that is missing.
     """
@@ -438,13 +450,13 @@ def _frames_of(sources: Iterable[Image.Image]) -> Iterator[Image.Image]:
 
 
 def save_all(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
-    """Handle `Image.save` with `save_all`.  Options besides those of `save`:
+    """Handle `Image.save` with `save_all`.  It takes the options of `save` and these:
 
     append_images: images whose frames follow those of `im`.
-    duration: of all frames, or a list with one for each frame, in milliseconds, 0 to 2^24 - 1; rounded.  The default
-    are the durations that the frames have themselves, otherwise 0.
-    loop: how often the animation is shown, 0 to 65535; 0 stands for no end.  The default is what `im` says, otherwise
-    0; a GIF that says nothing is shown once.
+    duration: of all frames, or a list with one for each frame, in milliseconds, 0 to 2^24 - 1; rounded.  The default is
+        the duration that each frame has itself, or 0.
+    loop: how often the animation is shown, 0 to 65535; 0 stands for no end.  The default is what `im` says, or 0.  A
+        GIF that says nothing is shown once.
 
     All frames must have one size.  A single frame is saved as a still picture.  Raises ValueError for options and
     frames that do not fit, and OSError for frames that cannot be read.

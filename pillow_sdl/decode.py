@@ -1,6 +1,6 @@
-"""Decode: a file to symbols, a latent, a preview or pixels.
+"""Decode a file to symbols, a latent, a preview or pixels, or describe it.
 
-Only `decode` runs a network.  Everything else works with NumPy alone.
+`decode` and `of_network` run a network.  All other functions need NumPy only, and Pillow for guard patches.
 """
 
 from __future__ import annotations

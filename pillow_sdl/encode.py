@@ -1,4 +1,4 @@
-"""Encode: pixels, or a latent, to the bytes of a file.  Arrays in, bytes out; knows nothing of Pillow."""
+"""Encode a picture or an animation.  The input consists of arrays, and the output is the bytes of a file."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ if TYPE_CHECKING:
     from .models.base import Autoencoder, DifferentiableAutoencoder
 
 TRIES: Final = 4
-"""How often a file with patches or a fidelity map is made until it fits into `target_bytes` and fills them."""
+"""Largest number of attempts to make a file with patches or a fidelity map that fits into `target_bytes`."""
 
 MAP_ROOM: Final = 256
-"""Bytes that are kept for a fidelity map when patches are chosen."""
+"""Bytes that patches leave for a fidelity map."""
 
 SECTION_FRAME: Final = 8
-"""Bytes of a section besides its data, at most, for data of less than 2 MiB."""
+"""Largest number of bytes that a section adds to its data, for data of less than 2 MiB."""
 
 DRAWING: Final = 256
-"""Bytes that a file with a drawing without loss may take although the file of its latent is smaller."""
+"""A lossless drawing may take this number of bytes even if the file of its latent is smaller."""
 
 FRAMES_SHARE: Final = 0.6
-"""Part of the time that encoding the further frames of an animation takes, roughly; for progress."""
+"""Share of the further frames in the time that an animation takes, roughly.  Only the progress uses it."""
 
 
 def encode(

@@ -1,7 +1,7 @@
-"""The guard: which parts of a picture a file stores as real pixels, because the network would get them wrong.
+"""The guard chooses the parts of a picture that a file stores as real pixels, because the network gets them wrong.
 
-The result is a set of patches (SPEC 9.4, `format.patches`).  The caller says which parts, or leaves it to `harm`, which
-compares the decoded picture with the original.  NumPy and Pillow only.
+The result is a set of patches (SPEC 9.4, `format.patches`).  The caller can name the parts.  Otherwise `harm` finds
+them: it compares the decoded picture with the original.  This module needs NumPy and Pillow only.
 """
 
 from __future__ import annotations
@@ -24,23 +24,26 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 QUIET: Final = 0.35
-"""Quantile of the gradients of a cell that counts as its background."""
+"""This quantile of the gradients in a cell is the gradient of the cell's background."""
 
 LEAST_QUIET: Final = 4.0
-"""Levels that are added to the gradient of the background, which is a difference over two pixels."""
+"""Levels that are added to the gradient of the background.  A gradient is a difference over two pixels."""
 
 LEAST_ERROR: Final = 6.0
-"""Root mean square error of fine detail, in levels, below which there is no harm."""
+"""A cell with a smaller root mean square error of fine detail, in levels, has no harm."""
 
 HARMED: Final = 1.8
 SPREAD: Final = 1.0
-"""Harm from which on a cell is guarded, and from which on a cell beside a guarded one is guarded too."""
+"""A cell with at least the first value of harm is guarded.  Beside such a cell, the second value suffices."""
 
 TINY: Final = 32
-"""Pixels along the shorter side below which a picture is guarded as a whole: it has one latent position there."""
+"""A picture with a side of fewer pixels is stored as pixels as a whole.
+
+Its latent has too few positions along that side.
+"""
 
 EVEN: Final = 0.5
-"""Share of pixels with the color of their left and upper neighbors from which on a picture is probably drawn."""
+"""A picture is probably drawn if this share of its pixels has the color of the left and the upper neighbor."""
 
 WEBP_QUALITY: Final = (30, 90)
 QUALITY_STEP: Final = 6
@@ -50,19 +53,19 @@ COLORS: Final = (2, 3, 4, 8, 16)
 """Numbers of colors to which drawn atlases are reduced."""
 
 DRAWN: Final = 25.0
-"""Mean square error of the largest of these numbers, in squared levels, below which an atlas counts as drawn."""
+"""An atlas counts as drawn if 16 colors give a smaller mean square error than this, in squared levels."""
 
 FEW_COLORS: Final = 6.0
-"""The same for whole pictures, in which a gradient of many colors would become a few steps."""
+"""The same limit for whole pictures.  It is lower, because a smooth gradient would become a few steps."""
 
 MOST_REDUCED: Final = 4
-"""How many times fewer bytes a drawing can take at most after its colors were reduced, about."""
+"""A reduction of the colors makes the file of a drawing smaller by at most this factor, roughly."""
 
 MOST_CRUNCHED: Final = 1.5
-"""How many times fewer bytes WebP's slow coding without loss takes than its fastest one at most, about."""
+"""WebP's slow lossless coding is smaller than its fastest one by at most this factor, roughly."""
 
 GOOD: Final = 16.0
-"""Mean square error, in squared levels, that is good enough.  Of codings as good as that, the smallest is taken."""
+"""Mean square error, in squared levels, that is good enough.  The smallest coding that is good enough is used."""
 
 MIDDLE_QUALITY: Final = 60
 """Highest WebP quality of patches that the guard chooses on its own, and the one by which it judges cells."""
@@ -172,8 +175,8 @@ def harm(original: NDArray[np.uint8], decoded: NDArray[np.uint8]) -> NDArray[np.
     original, decoded: uint8 (H, W, bands) without alpha.
 
     Errors of fine detail count, up to the detail that the original has.  They are divided by the gradient of the
-    background, because lively surroundings hide them.  They count less where all edges have one direction, because the decoder
-    keeps long edges.  What remains is small structure of high contrast on quiet ground: letters, eyes.
+    background, because lively surroundings hide them.  They count less where all edges have one direction, because the
+    decoder keeps long edges.  What remains is small structure of high contrast on quiet ground: letters, eyes.
     """
     rows = -(-len(original) // CELL)
     parts = [_statistics(original, decoded, top, min(top + STRIP, rows)) for top in range(0, rows, STRIP)]
@@ -234,9 +237,9 @@ def choose(
     """Return the patches of a picture, None if none are needed or none fit.
 
     original, decoded: uint8 (H, W, 3).   limit: bytes that the section may take.
-    cells: what is to be guarded, bool (rows, columns); None: where the harm is greatest.  If there is no room for all
-    of these cells, the ones with the greatest harm are taken.  Cells that the decoder shows better than a patch are left
-    out.
+    cells: cells to guard, bool (rows, columns); None: those with the greatest harm.  If there is no room for all
+        of these cells, the ones with the greatest harm are taken.  Cells that the decoder shows better than a patch are
+        left out.
     """
     if limit <= 0:
         return None
@@ -268,7 +271,7 @@ def choose(
 
 
 def _improved(original: NDArray[np.uint8], decoded: NDArray[np.uint8], cells: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return those of some cells that a patch shows better than the decoder, bool (rows, columns)."""
+    """Return the given cells that a patch shows better than the decoder, bool (rows, columns)."""
     made = _atlas(original, cells)
     if made is None:  # There are no cells, or too many patches.
         return cells

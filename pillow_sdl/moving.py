@@ -1,6 +1,6 @@
-"""Further frames of an animation: their symbols, and which symbols a frame must change (SPEC 9.5).
+"""Encode and decode the symbols of further frames of an animation (SPEC 9.5).
 
-    pixels of a frame -> Step: what differs from the frame before, as a latent -> `code` at a rate -> format.frames
+    pixels of a frame -> Step: the differences from the frame before, as a latent -> `code` at a rate -> format.frames
     format.frames -> `with_changes`, `with_alpha` -> symbols and alpha of the frame
 
 A position takes new symbols if one of its pixels has changed in the source, and keeps its symbols otherwise.  The
@@ -39,7 +39,10 @@ SHOWN: Final = 32
 """Pixels around a changed rectangle that are decoded anew (SPEC 9.5)."""
 
 GAP: Final = 8
-"""Unchanged positions between two rectangles from which on they are kept apart.  A rectangle costs about 12 bytes."""
+"""Two rectangles are kept apart if there are at least this many unchanged positions between them.
+
+A rectangle costs about 12 bytes.
+"""
 
 
 # Symbols
@@ -117,7 +120,7 @@ def shown(frame: Frame, header: Header) -> list[Box]:
 
 
 def around(boxes: Iterable[Box]) -> Box:
-    """Return the smallest rectangle that holds all of some, at least one."""
+    """Return the smallest rectangle that holds all given rectangles.   boxes: at least one."""
     lefts, tops, widths, heights = zip(*boxes, strict=True)
     left, top = min(lefts), min(tops)
     right = max(start + length for start, length in zip(lefts, widths, strict=True))
@@ -136,10 +139,10 @@ class Picture(NamedTuple):
 
 
 class Source(NamedTuple):
-    """The further frames that are to be encoded.
+    """The input of an animation besides frame 0.
 
-    plays, durations: see `format.frames.Frames`; there is a duration for frame 0 and for each further frame.
-    pictures: returns the further frames, one at a time.   All have the size of frame 0, and alpha if it has.
+    plays: see `format.frames.Frames`.   durations: of frame 0 and of each further frame, in milliseconds.
+    pictures: yields the further frames.  They have the size of frame 0, and have alpha if frame 0 has it.
     """
 
     plays: int
@@ -159,7 +162,7 @@ class Piece(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What a frame changes, before quantization."""
+    """The changes of a frame against the frame before it, before quantization."""
 
     pieces: tuple[Piece, ...]
     alpha: AlphaChange | None
@@ -228,8 +231,8 @@ def areas(mask: NDArray[np.bool_], margin: int, *, exact: bool) -> list[Box]:
 def cut(mask: NDArray[np.bool_], overhead: int = 0) -> list[Box]:
     """Return rectangles that hold all true positions of a mask and do not overlap, empty for none.
 
-    A rectangle is cut in two where that saves `GAP` positions or more: those of rows or columns without a true position.
-    overhead: number of rows or columns that a cut adds.
+    A rectangle is cut in two between true positions if that leaves out at least `GAP` positions.
+    overhead: number of rows or columns that each cut adds again.
     """
     found = []
     todo = [(0, 0, mask)]

@@ -19,30 +19,31 @@ from .latent.entropy import METHODS
 from .latent.quantizers import QUANTIZERS
 
 AUTO: Final = "auto"
-"""Payload option: take the method that gives the smaller file."""
+"""Value of the option `payload`: the method that gives the smaller file is used."""
 
 DEFAULT_QUALITY: Final = 50
 DEFAULT_EFFORT: Final = 5
 MAX_EFFORT: Final = 9
 FIDELITY_EFFORT: Final = 3
-"""Effort from which on files carry a fidelity map."""
+"""Smallest effort at which files carry a fidelity map by default."""
 
 GUARD_EFFORT: Final = 3
-"""Effort from which on tiny and drawn pictures are guarded as a whole by default."""
+"""Smallest effort at which tiny and drawn pictures are stored as pixels by default."""
 
 AUTO_GUARD: Final = "auto"
 NO_GUARD: Final = "off"
+DETECTED: Final = ("text", "faces")
+"""Values of the option `guard` besides boxes and masks.  A comma can join the values of `DETECTED`."""
+
 LEAST_SHARE: Final = 0.01
 MOST_SHARE: Final = 0.95
-DETECTED: Final = ("text", "faces")
-"""Values of the option `guard`, besides boxes and masks; those of `DETECTED` may be joined by a comma.  The numbers are
-the bounds of the option `guard_share`."""
+"""Smallest and largest value of the option `guard_share`."""
 
 REFINEMENTS: Final = (0, 0, 0, 0, 0, 0, 1, 2, 3, 6)
 """Passes through the decoder's gradient, by effort."""
 
 TUNES: Final = {"look": 0.0, "psnr": 0.05}
-"""What symbols are chosen for, and the squared steps that one bit is then worth."""
+"""Values of the option `tune`, and the price of a bit in squared steps when symbols are chosen."""
 
 MAX_TARGET: Final = 2**40
 """Largest `target_bytes`."""

@@ -1,4 +1,4 @@
-"""Read a file by its path or from a file object, for functions that need no picture."""
+"""Read a file from a path or a file object.  These functions decode no picture."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ if TYPE_CHECKING:
 
 
 def fidelity(file: str | os.PathLike[str] | IO[bytes]) -> Fidelity | None:
-    """Return how far a file's picture is from its original, None if the file does not say.  Needs no network.
+    """Return the fidelity map of a file: how far its picture is from the original.  None if the file has no map.
 
-    file: a path, or a file object in binary mode.  It is read from its start if it can seek, else from where it is.
-    The bounds hold for the picture that the file's own model decodes, without a denoiser; of an animation, for frame 0.
-    `image.info["sdl_model"]` and `image.info["sdl_decoder"]` say whether that was so.
-    Raises SdlError if it is no SDL file or damaged, OSError if it cannot be read.
+    file: a path, or a file object in binary mode.  A seekable file object is read from its start, another one from its
+        current position.
+
+    No network is needed.  The map describes the picture that the file's own model decodes without a denoiser.  For an
+    animation it describes frame 0.  After `load`, `image.info["fidelity"]["holds"]` says whether an opened image is
+    that picture.
+    Raises SdlError if the file is damaged or no SDL file, and OSError if it cannot be read.
     """
     return decode.read_fidelity(read_container(file))
 
@@ -31,8 +34,9 @@ def fidelity(file: str | os.PathLike[str] | IO[bytes]) -> Fidelity | None:
 def read_container(file: str | os.PathLike[str] | IO[bytes]) -> container.Container:
     """Return the header and the sections of a file.
 
-    Raises SdlError: MalformedError with rule F-01 if it is no SDL file, LimitError for a picture of more than twice
-    `PIL.Image.MAX_IMAGE_PIXELS`, which `Image.open` refuses too.  Raises OSError if the file cannot be read.
+    Raises SdlError: MalformedError with rule F-01 for something that is no SDL file, and LimitError for a picture with
+    more than twice the pixels of `PIL.Image.MAX_IMAGE_PIXELS`.  `Image.open` refuses both, too.  Raises OSError if the
+    file cannot be read.
     """
     source: Any = file
     if hasattr(source, "read"):

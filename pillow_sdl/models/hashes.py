@@ -1,4 +1,4 @@
-"""The model hash: files use it to name their decoder (SPEC 7.2)."""
+"""The model hash, by which a file names its decoder (SPEC 7.2)."""
 
 from __future__ import annotations
 
