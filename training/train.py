@@ -202,7 +202,10 @@ def options_of(arguments: list[str] | None) -> argparse.Namespace:
         help="a crop's loss is divided by its rate's weight to this power; 0 favors high rates, 1 low ones",
     )
     parser.add_argument(
-        "--rate-power", type=float, default=1.5, help="rates are uniform numbers to this power; above 1 favors low rates"
+        "--rate-power",
+        type=float,
+        default=1.5,
+        help="rates are uniform numbers to this power; above 1 favors low rates",
     )
     parser.add_argument("--synthetic", type=float, default=0.12, help="share of crops that are drawn on")
     parser.add_argument("--float32", action="store_true", help="do not use bfloat16")
