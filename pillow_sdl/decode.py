@@ -293,7 +293,8 @@ def inspect(file: Container) -> dict[str, Any]:
     for a still picture.  `bits_per_pixel` counts the pixels of all frames.
     `guarded` has the boxes of guard patches: left, top, right, bottom in pixels.  `fidelity` has the fidelity map, see
     `Fidelity`, or None; it is about frame 0.
-    `palette_size` and `dithered` are None for files without a palette.
+    `quality` is that of `save`, 0 to 100, rounded.  It is None for files with a palette.  `quality_index` is the number
+    in the header.  `palette_size` and `dithered` are None for files without a palette.
     """
     header, frames = file.header, read_frames(file)
     known = registry.load()
@@ -313,7 +314,8 @@ def inspect(file: Container) -> dict[str, Any]:
         "latent_space": space and space.name,
         "latent_shape": space and list(spaces.shape(space, header.width, header.height)),
         "quantizer": _name_of(known.quantizers, header.quantizer),
-        "rate": header.rate,
+        "quality": None if entries else round(100 * header.rate / (spaces.RATES - 1)),
+        "quality_index": header.rate,
         "palette_size": entries[1] + 1 if entries and len(entries) > 1 else None,
         "dithered": bool(entries[0] & 1) if entries else None,
         "payload": _name_of(known.payloads, header.payload),

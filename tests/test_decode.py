@@ -222,7 +222,7 @@ def test_the_description_of_a_file_adds_up_to_its_size(rich_file: bytes) -> None
     assert (facts["model"], facts["model_hash"]) == (MODEL.name, MODEL.hash)
     assert facts["latent_space"] == SPACE.name
     assert facts["latent_shape"] == [SPACE.channels, 1, 1]
-    assert (facts["quantizer"], facts["rate"]) == ("scalar", 0)
+    assert (facts["quantizer"], facts["quality"], facts["quality_index"]) == ("scalar", 0, 0)
     assert facts["palette_size"] is facts["dithered"] is None
     assert facts["bits_per_pixel"] == round(8 * len(rich_file) / 15, 6)
 

@@ -357,7 +357,7 @@ def test_a_file_holds_the_chosen_palette(options: dict[str, Any]) -> None:
     assert described["quantizer"] == "palette"
     assert described["latent_shape"] == [4, 13, 23]
     assert (described["palette_size"], described["dithered"]) == (len(entries), dither)
-    assert (described["rate"], described["payload"]) == (0, "zstd")
+    assert (described["quality"], described["quality_index"], described["payload"]) == (None, 0, "zstd")
     assert list(described["bytes"]) == ["header", "P", "L"]
     assert sum(described["bytes"].values()) == described["size"] == len(data)
     found = decode.quantized(file)

@@ -72,5 +72,5 @@ def _text(name: str, found: dict[str, Any]) -> str:
 def _fineness(found: dict[str, Any]) -> str:
     """Return how finely the latent is quantized, as text."""
     if found["palette_size"] is None or found["dithered"] is None:
-        return f"rate {found['rate']}"
+        return f"quality {found['quality']}"
     return f"{found['palette_size']} entries, {'dithered' if found['dithered'] else 'not dithered'}"
