@@ -20,8 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pillow_sdl import cli, registry, settings
-from pillow_sdl.cli import common
+from pillow_sdl import cli, failures, registry, settings
 from pillow_sdl.options import SAVE_OPTIONS, EncodeOptions
 from pillow_sdl.SdlImagePlugin import SdlImageFile
 
@@ -1050,6 +1049,6 @@ def test_a_folder_with_the_name_of_a_model_does_no_harm(
 
 def test_reasons_are_short() -> None:
     """Errors of the system lose their number and file name; unexpected errors keep the name of their class."""
-    assert common.reason(OSError(2, "No such file or directory", "x")) == "No such file or directory"
-    assert common.reason(MemoryError()) == "not enough memory"
-    assert common.reason(KeyError("x")) == "KeyError: 'x'"
+    assert failures.reason(OSError(2, "No such file or directory", "x")) == "No such file or directory"
+    assert failures.reason(MemoryError()) == "not enough memory"
+    assert failures.reason(KeyError("x")) == "KeyError: 'x'"

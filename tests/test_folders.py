@@ -728,7 +728,7 @@ def test_a_process_that_died_holds_nothing() -> None:
 
 def test_processes_that_cannot_start_are_an_error(tree: Path, tmp_path: Path) -> None:
     """There is no endless row of attempts."""
-    with pytest.raises(common.RefusedError, match="a worker process cannot be started: it ended with status 5"):
+    with pytest.raises(failures.RefusedError, match="a worker process cannot be started: it ended with status 5"):
         outcomes(Poison(), ["a", "b"], 2)
 
 
@@ -749,8 +749,8 @@ def test_busy_processes_are_killed_after_an_error() -> None:
 
 def test_kinds_of_failures() -> None:
     """Similar failures have one kind, whatever the details in their messages."""
-    assert common.kind(OSError("image file is truncated (51 bytes not processed)")) == "image file is truncated"
-    assert common.kind(common.exists("x")) == "the file exists"
-    assert common.kind(KeyError("x")) == "KeyError"
-    assert common.kind(OSError(2, "No such file or directory", "x")) == "No such file or directory"
-    assert common.kind(Image.DecompressionBombError("Image size (1 pixels) exceeds ...")) == failures.KINDS[4][1]
+    assert failures.kind(OSError("image file is truncated (51 bytes not processed)")) == "image file is truncated"
+    assert failures.kind(common.exists("x")) == "the file exists"
+    assert failures.kind(KeyError("x")) == "KeyError"
+    assert failures.kind(OSError(2, "No such file or directory", "x")) == "No such file or directory"
+    assert failures.kind(Image.DecompressionBombError("Image size (1 pixels) exceeds ...")) == failures.KINDS[4][1]

@@ -13,6 +13,7 @@ import os
 import sys
 
 from .. import __version__, settings
+from ..failures import RefusedError
 from ..format import container
 from . import autoload, common, decode, desktop, encode, info, models, report, thumbnail, verify
 
@@ -70,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         common.discard_output()
         return common.BROKEN_PIPE
-    except common.RefusedError as exc:
+    except RefusedError as exc:
         common.error(exc.place, exc)
         return 1
 

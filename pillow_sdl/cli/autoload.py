@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__, autoload
+from ..failures import RefusedError
 from . import common
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def _refused() -> Iterator[None]:
     try:
         yield
     except autoload.AutoloadError as exc:
-        raise common.RefusedError(str(exc), str(exc.place) if exc.place else None) from exc
+        raise RefusedError(str(exc), str(exc.place) if exc.place else None) from exc
 
 
 def run_enable(options: argparse.Namespace) -> int:

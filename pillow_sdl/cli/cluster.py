@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .. import ray, settings
 from ..errors import BackendError
+from ..failures import RefusedError, reason
 from . import common, folders
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def _remote_plan(options: Namespace) -> ray.Plan:
         options.parser.error(str(exc))
         raise  # Not reached: the parser exits.
     except OSError as exc:
-        raise common.RefusedError(common.reason(exc)) from exc
+        raise RefusedError(reason(exc)) from exc
 
 
 def _shown_plan(plan: ray.Plan) -> folders.Plan:
@@ -120,7 +121,7 @@ def _outcomes(tasks: list[folders.Task], plan: ray.Plan, options: Namespace, giv
             else:
                 yield task, folders.Outcome(folders.Made("", size=row["output_bytes"]), None, messages)
     except RayError as exc:  # Such as a worker that cannot import this package.  Its last line has the cause.
-        raise common.RefusedError(str(exc).strip().splitlines()[-1], f"Ray at {options.ray}") from exc
+        raise RefusedError(str(exc).strip().splitlines()[-1], f"Ray at {options.ray}") from exc
     finally:
         if connected:
             ray.disconnect()
@@ -142,6 +143,6 @@ def _connect(options: Namespace, cpus: int) -> bool:
     try:
         connected = ray.connect(options.ray, **more)
     except (OSError, ValueError, RuntimeError) as exc:
-        raise common.RefusedError(common.reason(exc), f"Ray at {options.ray}") from exc
+        raise RefusedError(reason(exc), f"Ray at {options.ray}") from exc
     DataContext.get_current().enable_progress_bars = False
     return connected

@@ -20,9 +20,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple
 from PIL import Image
 
 from .. import atomic, settings
-from ..failures import RefusedError as RefusedError
-from ..failures import kind as kind
-from ..failures import reason as reason
+from ..failures import RefusedError, kind, reason
 from ..format import container
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ from typing import Any, Final
 from PIL import Image
 
 from .. import pictures
+from ..failures import RefusedError, reason
 from ..SdlImagePlugin import SdlImageFile
 from . import common, folders, origin
 
@@ -87,7 +88,7 @@ def _kind(output: str, options: argparse.Namespace) -> str:
     try:
         return _format_of(suffix or options.format)
     except ValueError as exc:
-        raise common.RefusedError(str(exc), common.shown_output(output)) from None
+        raise RefusedError(str(exc), common.shown_output(output)) from None
 
 
 def _make(task: folders.Task, options: argparse.Namespace) -> folders.Made:
@@ -97,7 +98,7 @@ def _make(task: folders.Task, options: argparse.Namespace) -> folders.Made:
     with common.open_image(task.name) as image:
         if not isinstance(image, SdlImageFile):
             msg = "not an SDL file"
-            raise common.RefusedError(msg)
+            raise RefusedError(msg)
         _check_format(image, kind, place)
         with common.progress_bar(task.name, options):
             image.load()
@@ -165,6 +166,6 @@ def _save(image: Image.Image, kind: str, place: str, **metadata: Any) -> bytes:
     try:
         image.save(target, kind, **metadata)
     except Exception as exc:
-        msg = f"{kind} cannot hold this picture of mode {image.mode}: {common.reason(exc)}"
-        raise common.RefusedError(msg, place) from exc
+        msg = f"{kind} cannot hold this picture of mode {image.mode}: {reason(exc)}"
+        raise RefusedError(msg, place) from exc
     return target.getvalue()

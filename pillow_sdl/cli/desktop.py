@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import desktop
+from ..failures import RefusedError, reason
 from . import common
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def _folder(options: argparse.Namespace) -> Path:
         return desktop.data_folder() if prefix is None else prefix / "share"
     except RuntimeError as exc:
         msg = "this user has no home folder: name a folder with --prefix"
-        raise common.RefusedError(msg) from exc
+        raise RefusedError(msg) from exc
 
 
 def _updated(folder: Path, options: argparse.Namespace) -> None:
@@ -54,7 +55,7 @@ def run_install(options: argparse.Namespace) -> int:
     try:
         written = desktop.install(folder)
     except OSError as exc:
-        raise common.RefusedError(common.reason(exc), str(folder)) from exc
+        raise RefusedError(reason(exc), str(folder)) from exc
     for path in written:
         common.say(options, f"installed: {path}")
     _updated(folder, options)
@@ -70,7 +71,7 @@ def run_uninstall(options: argparse.Namespace) -> int:
             _updated(folder, options)
         desktop.remove_empty_folders(folder)
     except OSError as exc:
-        raise common.RefusedError(common.reason(exc), str(folder)) from exc
+        raise RefusedError(reason(exc), str(folder)) from exc
     for path in removed:
         common.say(options, f"deleted: {path}")
     if not removed:

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from .. import decode, pictures, registry
 from .. import options as opt
+from ..failures import reason
 from ..format import container
 from ..latent.entropy import METHODS
 from ..latent.quantizers import QUANTIZERS
@@ -125,7 +126,7 @@ def _guard(text: str) -> Any:
         with common.open_image(text) as image:
             image.load()
     except Exception as exc:  # Pillow raises many kinds.
-        msg = f"{text}: {common.reason(exc)}"
+        msg = f"{text}: {reason(exc)}"
         raise argparse.ArgumentTypeError(msg) from exc
     return image
 

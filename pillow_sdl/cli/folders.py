@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypeAlias
 
 from .. import settings
+from ..failures import RefusedError, kind
 from . import common
 
 if TYPE_CHECKING:
@@ -232,7 +233,7 @@ def _files(top: str, command: Command, plan: Plan) -> Iterator[tuple[str, str]]:
                 entries = sorted(listed, key=lambda entry: entry.name)
         except OSError as exc:
             common.error(place, exc)
-            plan.failures[common.kind(exc)] += 1
+            plan.failures[kind(exc)] += 1
             continue
         inner: list[str] = []
         for entry in entries:
@@ -529,7 +530,7 @@ class Workers:
                     end = self._remove(worker)
                     if connection not in ready:
                         msg = f"a worker process cannot be started: it {end}"
-                        raise common.RefusedError(msg) from None
+                        raise RefusedError(msg) from None
                     del busy[connection]
                     ready.remove(connection)
                     give()

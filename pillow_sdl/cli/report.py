@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from .. import pictures, report
+from ..failures import RefusedError, reason
 from ..options import EncodeOptions
 from . import common, encode
 
@@ -101,7 +102,7 @@ def run(options: argparse.Namespace) -> int:
             outputs.check(name, options.output, tree=False, replace=options.force)
             panels.append(_panel(name, options, given, len(panels) + 1))
         except Exception as exc:
-            failures.append((_shown(name), common.reason(exc)))
+            failures.append((_shown(name), reason(exc)))
             raise
 
     outputs = common.Outputs(options)
@@ -147,7 +148,7 @@ def _photos(inputs: list[str]) -> tuple[list[str], dict[str, Exception]]:
             refused[name] = exc
             photos = []
         if not photos:
-            refused.setdefault(name, common.RefusedError("there are no photos in this folder"))
+            refused.setdefault(name, RefusedError("there are no photos in this folder"))
         found += photos or [name]
     return found, refused
 

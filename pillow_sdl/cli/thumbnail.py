@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from PIL import ImageOps
 
+from ..failures import RefusedError, reason
 from ..format.container import SIGNATURE
 from ..SdlImagePlugin import SdlImageFile
 from . import common
@@ -63,10 +64,10 @@ def _check_output(output: str) -> None:
         with path.open("rb") as file:
             found = file.read(len(SIGNATURE))
     except OSError as exc:
-        raise common.RefusedError(common.reason(exc), output) from exc
+        raise RefusedError(reason(exc), output) from exc
     if found == SIGNATURE:
         msg = "this is an SDL file, and a thumbnail does not replace it"
-        raise common.RefusedError(msg, output)
+        raise RefusedError(msg, output)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -80,7 +81,7 @@ def run(options: argparse.Namespace) -> int:
         with common.open_image(name) as image:
             if not isinstance(image, SdlImageFile):
                 msg = "not an SDL file"
-                raise common.RefusedError(msg)
+                raise RefusedError(msg)
             _check_output(options.output)
             image.thumbnail((options.size, options.size))
             upright = ImageOps.exif_transpose(image)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from ..failures import RefusedError
 from ..SdlImagePlugin import SdlImageFile
 from . import common, folders
 
@@ -36,7 +37,7 @@ def _make(task: folders.Task, _: argparse.Namespace) -> folders.Made:
     with common.open_image(task.name) as image:
         if not isinstance(image, SdlImageFile):
             msg = "not an SDL file"
-            raise common.RefusedError(msg)
+            raise RefusedError(msg)
         image.verify()
     return folders.Made("good")
 
