@@ -16,6 +16,7 @@ from .. import __version__, settings
 from ..failures import RefusedError
 from ..format import container
 from . import autoload, common, decode, desktop, encode, info, models, report, thumbnail, verify
+from .arguments import ENVIRONMENT, settings_of
 
 COMMANDS = (encode, decode, info, verify, report, thumbnail, models, autoload, desktop)
 
@@ -34,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
         prog="sdl",
         description="Store photos as latents of an autoencoder, in a few kilobytes each.  The decoder invents a part "
         "of the detail.",
-        epilog=_table("exit status", EXIT_STATUS) + "\n" + _table("environment variables", common.ENVIRONMENT),
+        epilog=_table("exit status", EXIT_STATUS) + "\n" + _table("environment variables", ENVIRONMENT),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     found.add_argument(
@@ -87,6 +88,6 @@ def _run(arguments: list[str] | None) -> int:
         settings.current()
     except ValueError as exc:  # An environment variable has an invalid value.
         options.parser.error(str(exc))
-    with settings.using(**common.settings_of(options)):
+    with settings.using(**settings_of(options)):
         status: int = options.run(options)
     return status

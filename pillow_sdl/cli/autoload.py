@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__, autoload
 from ..failures import RefusedError
-from . import common
+from . import arguments, common
 
 if TYPE_CHECKING:
     import argparse
@@ -19,20 +19,22 @@ def add(commands: Any) -> None:
     """Add the command.   commands: what `add_subparsers` returned."""
     text = "Register the format in every program of this Python environment that imports Pillow."
     # A subcommand is required, so this function is never called.
-    parts = common.add_command(commands, "autoload", run_status, text).add_subparsers(metavar="COMMAND", required=True)
-    enable = common.add_command(
+    parts = arguments.add_command(commands, "autoload", run_status, text).add_subparsers(
+        metavar="COMMAND", required=True
+    )
+    enable = arguments.add_command(
         parts,
         "enable",
         run_enable,
         "Write two small files into site-packages, with which `import PIL.Image` registers the format.",
     )
     enable.add_argument("--user", action="store_true", help="write into the site-packages of this user")
-    common.add_quiet(enable)
-    disable = common.add_command(
+    arguments.add_quiet(enable)
+    disable = arguments.add_command(
         parts, "disable", run_disable, "Delete all files that `sdl autoload enable` has written."
     )
-    common.add_quiet(disable)
-    status = common.add_command(
+    arguments.add_quiet(disable)
+    status = arguments.add_command(
         parts, "status", run_status, "Say whether the format is registered, by which files, and whether they work."
     )
     status.add_argument("--json", action="store_true", help="print one JSON object")

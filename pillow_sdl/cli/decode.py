@@ -12,7 +12,7 @@ from PIL import Image
 from .. import pictures
 from ..failures import RefusedError, reason
 from ..SdlImagePlugin import SdlImageFile
-from . import common, folders, origin
+from . import arguments, common, folders, origin
 
 DEFAULT_FORMAT: Final = ".png"
 
@@ -25,8 +25,8 @@ BACKGROUND: Final = 2
 
 def add(commands: Any) -> None:
     """Add the command.   commands: what `add_subparsers` returned."""
-    command = common.add_command(commands, "decode", run, "Turn .sdl files into pictures of another format.")
-    common.add_inputs(command, folders=True)
+    command = arguments.add_command(commands, "decode", run, "Turn .sdl files into pictures of another format.")
+    arguments.add_inputs(command, folders=True)
     command.add_argument(
         "--format",
         type=_suffix,
@@ -40,11 +40,11 @@ def add(commands: Any) -> None:
         action="store_false",
         help="do not say in the output's XMP that a network has made a part of the picture",
     )
-    common.add_still(command, "write only the first frame of an animation")
-    common.add_output(command, "INPUT.EXTENSION")
-    common.add_many(command, writes=True)
-    common.add_settings(command, "denoise", "denoise_steps", "device", "threads", "max_pixels")
-    common.add_quiet(command)
+    arguments.add_still(command, "write only the first frame of an animation")
+    arguments.add_output(command, "INPUT.EXTENSION")
+    arguments.add_many(command, writes=True)
+    arguments.add_settings(command, "denoise", "denoise_steps", "device", "threads", "max_pixels")
+    arguments.add_quiet(command)
 
 
 def _format_of(suffix: str) -> str:

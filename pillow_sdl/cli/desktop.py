@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import desktop
 from ..failures import RefusedError, reason
-from . import common
+from . import arguments, common
 
 if TYPE_CHECKING:
     import argparse
@@ -17,19 +17,21 @@ def add(commands: Any) -> None:
     """Add the command.   commands: what `add_subparsers` returned."""
     text = "Make the file managers of a Linux desktop know .sdl files and show thumbnails of them."
     # A subcommand is required, so this function is never called.
-    parts = common.add_command(commands, "desktop", run_install, text).add_subparsers(metavar="COMMAND", required=True)
+    parts = arguments.add_command(commands, "desktop", run_install, text).add_subparsers(
+        metavar="COMMAND", required=True
+    )
     for name, run, description in (
         ("install", run_install, "Write the media type and the thumbnailer into the data folder of this user."),
         ("uninstall", run_uninstall, "Delete what `sdl desktop install` has written."),
     ):
-        command = common.add_command(parts, name, run, description)
+        command = arguments.add_command(parts, name, run, description)
         command.add_argument(
             "--prefix",
             type=Path,
             metavar="FOLDER",
             help="take FOLDER/share in place of the user's data folder, such as /usr/local for all users",
         )
-        common.add_quiet(command)
+        arguments.add_quiet(command)
 
 
 def _folder(options: argparse.Namespace) -> Path:

@@ -17,7 +17,7 @@ from ..format import container
 from ..latent.entropy import METHODS
 from ..latent.quantizers import QUANTIZERS
 from ..options import EncodeOptions
-from . import cluster, common, folders
+from . import arguments, cluster, common, folders
 
 SUFFIX: Final = ".sdl"
 
@@ -67,25 +67,25 @@ BOXES: Final = re.compile(r"\d+(,\d+){3}(;\d+(,\d+){3})*")
 
 def add(commands: Any) -> None:
     """Add the command.   commands: what `add_subparsers` returned."""
-    command = common.add_command(
+    command = arguments.add_command(
         commands, "encode", run, "Turn pictures of any format that Pillow reads into .sdl files."
     )
-    common.add_inputs(command, folders=True)
+    arguments.add_inputs(command, folders=True)
     size = command.add_mutually_exclusive_group()
     for name in opt.SAVE_OPTIONS:
         _add_option(size if name in SIZE_OPTIONS else command, name)
     command.add_argument("--strip", action="store_true", help="do not store Exif, XMP and the ICC profile")
-    common.add_still(command, "store only the first frame of an animation")
-    common.add_output(command, f"INPUT{SUFFIX}")
-    common.add_many(command, writes=True)
+    arguments.add_still(command, "store only the first frame of an animation")
+    arguments.add_output(command, f"INPUT{SUFFIX}")
+    arguments.add_many(command, writes=True)
     command.add_argument(
         "--keep-extension",
         action="store_true",
         help="write photo.jpg.sdl in place of photo.sdl, so that photo.jpg and photo.png have different outputs",
     )
     cluster.add(command)
-    common.add_settings(command, "device", "threads")
-    common.add_quiet(command)
+    arguments.add_settings(command, "device", "threads")
+    arguments.add_quiet(command)
 
 
 def _add_option(group: Any, name: str) -> None:
@@ -99,13 +99,13 @@ def _add_option(group: Any, name: str) -> None:
     elif name == "guard":
         parts |= {"type": _guard, "metavar": "WHAT"}
     elif name == "guard_share":
-        parts |= {"type": common.checked(EncodeOptions, name), "metavar": "SHARE"}
+        parts |= {"type": arguments.checked(EncodeOptions, name), "metavar": "SHARE"}
     elif name in CHOICES:
         parts["choices"] = CHOICES[name]
         if name == "model":
             parts["metavar"] = "NAME"
     else:
-        parts |= {"type": common.checked(EncodeOptions, name), "metavar": "N"}
+        parts |= {"type": arguments.checked(EncodeOptions, name), "metavar": "N"}
     group.add_argument(*flags, **parts)
 
 
@@ -132,7 +132,7 @@ def _guard(text: str) -> Any:
 
 
 def _flag(name: str) -> str:
-    return common.flag(f"no_{name}" if DEFAULTS[name] is True else name)
+    return arguments.flag(f"no_{name}" if DEFAULTS[name] is True else name)
 
 
 def run(options: argparse.Namespace) -> int:

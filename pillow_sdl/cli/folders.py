@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypeAlias
 
 from .. import settings
 from ..failures import RefusedError, kind
-from . import common
+from . import arguments, common
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -561,10 +561,10 @@ def _serve(
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     from threadpoolctl import threadpool_limits
 
-    with settings.using(**common.settings_of(options)) as given:
+    with settings.using(**arguments.settings_of(options)) as given:
         threads = max(1, (given.threads or settings.default_threads()) // jobs)
     threadpool_limits(threads, user_api="blas")
-    with settings.using(**common.settings_of(options) | {"threads": threads}):
+    with settings.using(**arguments.settings_of(options) | {"threads": threads}):
         try:
             connection.send(None)
             while True:

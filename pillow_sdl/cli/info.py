@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 from .. import decode
-from . import common
+from . import arguments, common
 
 if TYPE_CHECKING:
     import argparse
@@ -27,10 +27,10 @@ SECTION_NAMES: Final = {
 
 def add(commands: Any) -> None:
     """Add the command.   commands: what `add_subparsers` returned."""
-    command = common.add_command(commands, "info", run, "Say what .sdl files hold, without decoding them.")
-    common.add_inputs(command)
+    command = arguments.add_command(commands, "info", run, "Say what .sdl files hold, without decoding them.")
+    arguments.add_inputs(command)
     command.add_argument("--json", action="store_true", help="print one JSON object for each input, each on one line")
-    common.add_quiet(command)
+    arguments.add_quiet(command)
 
 
 def run(options: argparse.Namespace) -> int:

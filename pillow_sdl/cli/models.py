@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import registry
 from ..models import hub, local
-from . import common
+from . import arguments, common
 
 if TYPE_CHECKING:
     import argparse
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 def add(commands: Any) -> None:
     """Add the command.   commands: what `add_subparsers` returned."""
-    command = common.add_command(commands, "models", run, "List the models and where they are, or download them.")
+    command = arguments.add_command(commands, "models", run, "List the models and where they are, or download them.")
     command.add_argument("--json", action="store_true", help="print one JSON object for each model, each on one line")
-    fetch = common.add_command(
+    fetch = arguments.add_command(
         command.add_subparsers(metavar="COMMAND"),
         "fetch",
         run_fetch,
@@ -34,7 +34,7 @@ def add(commands: Any) -> None:
     fetch.add_argument(
         "--half", action="store_true", help="with --denoiser: float16 weights if there are any, half the size"
     )
-    common.add_quiet(fetch)
+    arguments.add_quiet(fetch)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from .. import pictures, report
 from ..failures import RefusedError, reason
 from ..options import EncodeOptions
-from . import common, encode
+from . import arguments, common, encode
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -27,7 +27,7 @@ OPTIONS: Final = ("quality", "target_bytes", "effort", "model")
 
 def add(commands: Any) -> None:
     """Add the command.   commands: what `add_subparsers` returned."""
-    command = common.add_command(
+    command = arguments.add_command(
         commands,
         "report",
         run,
@@ -63,15 +63,15 @@ def add(commands: Any) -> None:
         help=f"a file whose name ends in .html, or - for standard output; default {DEFAULT_OUTPUT}",
     )
     command.add_argument("-f", "--force", action="store_true", help="replace an output that exists")
-    common.add_settings(command, "denoise", "denoise_steps", "device", "threads")
-    common.add_quiet(command)
+    arguments.add_settings(command, "denoise", "denoise_steps", "device", "threads")
+    arguments.add_quiet(command)
     command.set_defaults(dry_run=False)  # `common.Outputs` asks for it.
 
 
 def _number(name: str) -> dict[str, Any]:
     """Return how argparse is told of an option of `Image.save` that is a whole number."""
     return {
-        "type": common.checked(EncodeOptions, name),
+        "type": arguments.checked(EncodeOptions, name),
         "default": argparse.SUPPRESS,
         "metavar": "N",
         "help": encode.HELP[name],

@@ -13,7 +13,7 @@ from PIL import ImageOps
 from ..failures import RefusedError, reason
 from ..format.container import SIGNATURE
 from ..SdlImagePlugin import SdlImageFile
-from . import common
+from . import arguments, common
 
 DEFAULT_SIZE: Final = 256
 MAX_SIZE: Final = 4096
@@ -21,7 +21,7 @@ MAX_SIZE: Final = 4096
 
 def add(commands: Any) -> None:
     """Add the command.   commands: what `add_subparsers` returned."""
-    command = common.add_command(
+    command = arguments.add_command(
         commands,
         "thumbnail",
         run,
@@ -38,7 +38,7 @@ def add(commands: Any) -> None:
     )
     command.add_argument("input", metavar="INPUT", help="a file, or - for standard input")
     command.add_argument("output", metavar="OUTPUT", help="a file, or - for standard output")
-    common.add_settings(command, "device", "threads", "max_pixels")
+    arguments.add_settings(command, "device", "threads", "max_pixels")
 
 
 def _size(text: str) -> int:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..failures import RefusedError
 from ..SdlImagePlugin import SdlImageFile
-from . import common, folders
+from . import arguments, common, folders
 
 if TYPE_CHECKING:
     import argparse
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 
 def add(commands: Any) -> None:
     """Add the command.   commands: what `add_subparsers` returned."""
-    command = common.add_command(
+    command = arguments.add_command(
         commands,
         "verify",
         run,
         "Check .sdl files: every checksum, the symbols, alpha and metadata, and that nothing follows the last section. "
         "Needs no network.",
     )
-    common.add_inputs(command, folders=True)
-    common.add_many(command, writes=False)
-    common.add_settings(command, "max_pixels")
-    common.add_quiet(command)
+    arguments.add_inputs(command, folders=True)
+    arguments.add_many(command, writes=False)
+    arguments.add_settings(command, "max_pixels")
+    arguments.add_quiet(command)
 
 
 def run(options: argparse.Namespace) -> int:
