@@ -11,21 +11,26 @@ import argparse
 import io
 import os
 import sys
+from typing import Final
 
 from .. import __version__, settings
 from ..failures import RefusedError
 from ..format import container
-from . import autoload, common, decode, desktop, encode, info, models, report, thumbnail, verify
+from . import autoload, common, decode, desktop, encode, info, models, report, streams, thumbnail, verify
 from .arguments import ENVIRONMENT, settings_of
 
 COMMANDS = (encode, decode, info, verify, report, thumbnail, models, autoload, desktop)
+
+INTERRUPTED: Final = 130
+BROKEN_PIPE: Final = 141
+"""Exit statuses after SIGINT and SIGPIPE, as shells report them."""
 
 EXIT_STATUS = {
     0: "every input was processed",
     1: "at least one input failed; the others were processed",
     2: "the command line is wrong; nothing was done",
-    common.INTERRUPTED: "the program was interrupted",
-    common.BROKEN_PIPE: "the program that reads the output stopped reading",
+    INTERRUPTED: "the program was interrupted",
+    BROKEN_PIPE: "the program that reads the output stopped reading",
 }
 
 
@@ -65,13 +70,13 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             return _run(arguments)
         finally:
-            common.flush()
+            streams.flush()
     except KeyboardInterrupt:
         common.message("sdl: interrupted")
-        return common.INTERRUPTED
+        return INTERRUPTED
     except BrokenPipeError:
-        common.discard_output()
-        return common.BROKEN_PIPE
+        streams.discard_output()
+        return BROKEN_PIPE
     except RefusedError as exc:
         common.error(exc.place, exc)
         return 1

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import unicodedata
 import warnings
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple
@@ -22,19 +22,11 @@ from PIL import Image
 from .. import atomic, settings
 from ..failures import RefusedError, kind, reason
 from ..format import container
+from . import streams
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-STREAM: Final = "-"
-"""The name that stands for standard input and standard output."""
-
-STANDARD_INPUT: Final = "standard input"
-STANDARD_OUTPUT: Final = "standard output"
-
-INTERRUPTED: Final = 130
-BROKEN_PIPE: Final = 141
-"""Exit statuses after SIGINT and SIGPIPE, as shells report them."""
 
 BAR_LENGTH: Final = 1000
 """Steps of the progress bar of one file."""
@@ -120,32 +112,9 @@ def failure(place: str, exc: Exception) -> Failure:
 
 def show(text: str) -> None:
     """Print a result on standard output.  Raises RefusedError if it is closed or cannot be written."""
-    _check_open()
-    with _writing(STANDARD_OUTPUT):
+    streams.check_open()
+    with streams.writing(streams.STANDARD_OUTPUT):
         print(_printable_lines(text))
-
-
-def flush() -> None:
-    """Write what standard output still holds.  Raises RefusedError if that fails, and BrokenPipeError."""
-    if sys.stdout is not None and not sys.stdout.closed:
-        with _writing(STANDARD_OUTPUT):
-            sys.stdout.flush()
-
-
-def discard_output() -> None:
-    """Discard what is still written to standard output and standard error if they are closed or full.
-
-    Python flushes both once more when it ends, and would report the error again.
-    """
-    null = os.open(os.devnull, os.O_WRONLY)
-    for stream in (sys.stdout, sys.stderr):
-        if stream is None:
-            continue
-        try:
-            stream.flush()
-        except (OSError, ValueError):
-            with suppress(OSError, ValueError):  # A closed stream, or one without a file descriptor.
-                os.dup2(null, stream.fileno())
 
 
 # Inputs
@@ -190,7 +159,7 @@ def for_each_file(options: argparse.Namespace, work: Callable[[str], None]) -> i
 
 def check_streams(options: argparse.Namespace) -> None:
     """Exit with status 2 if standard input is one of several inputs."""
-    if len(options.inputs) > 1 and STREAM in options.inputs:
+    if len(options.inputs) > 1 and streams.STREAM in options.inputs:
         options.parser.error("standard input must be the only input")
 
 
@@ -199,7 +168,7 @@ def check_input(name: str, advice: str) -> os.stat_result | None:
 
     advice: what to do with a folder.   Raises RefusedError or OSError for a name that is not that of a file.
     """
-    if name == STREAM:
+    if name == streams.STREAM:
         if sys.stdin is None:
             msg = "it is closed"
             raise RefusedError(msg)
@@ -233,12 +202,12 @@ def is_device(name: str) -> bool:
 
 def shown_input(name: str) -> str:
     """Return how messages name an input."""
-    return STANDARD_INPUT if name == STREAM else printable(name) or "''"
+    return streams.STANDARD_INPUT if name == streams.STREAM else printable(name) or "''"
 
 
 def shown_output(output: str) -> str:
     """Return how messages name an output."""
-    return STANDARD_OUTPUT if output == STREAM else printable(output)
+    return streams.STANDARD_OUTPUT if output == streams.STREAM else printable(output)
 
 
 @contextmanager
@@ -251,14 +220,14 @@ def warnings_about(place: str) -> Iterator[None]:
 
 def open_image(name: str) -> Image.Image:
     """Open an input with Pillow."""
-    source: str | IO[bytes] = io.BytesIO(sys.stdin.buffer.read()) if name == STREAM else name
+    source: str | IO[bytes] = io.BytesIO(sys.stdin.buffer.read()) if name == streams.STREAM else name
     return Image.open(source)
 
 
 def read_container(name: str) -> container.Container:
     """Read the header and the sections of an input.  Raises RefusedError if it is not an SDL file."""
     try:
-        if name == STREAM:
+        if name == streams.STREAM:
             return container.read(sys.stdin.buffer)
         with Path(name).open("rb") as file:
             return container.read(file)
@@ -272,7 +241,7 @@ def read_container(name: str) -> container.Container:
 def output_for(
     name: str, options: argparse.Namespace, suffix: str, inside: str | None = None, *, keep: bool = False
 ) -> str:
-    """Return where the output for an input goes: a path or `STREAM`.
+    """Return where the output for an input goes: a path or `streams.STREAM`.
 
     suffix: of the output, with a dot.   inside: path of the input in the tree that -o keeps, None without a tree.
     keep: whether the suffix follows the extension of the input instead of replacing it.
@@ -283,13 +252,13 @@ def output_for(
 
     given: str | None = options.output
     if given is None:
-        return STREAM if name == STREAM else renamed(Path(name))
-    if given == STREAM:
-        return STREAM
+        return streams.STREAM if name == streams.STREAM else renamed(Path(name))
+    if given == streams.STREAM:
+        return streams.STREAM
     if inside is not None:
         return renamed(Path(given, inside))
     if is_folder(given):
-        if name == STREAM:
+        if name == streams.STREAM:
             msg = "standard input has no name for a file in this folder: name the file with -o"
             raise RefusedError(msg, given)
         return renamed(Path(given, Path(name).name))
@@ -317,9 +286,9 @@ class Outputs:
 
         Raises CollisionError, which names both inputs, if another input goes there.
         """
-        if output == STREAM or is_device(output):
+        if output == streams.STREAM or is_device(output):
             return True
-        with _writing(output):
+        with streams.writing(output):
             place = os.path.normcase(os.path.realpath(output))
         if sys.platform == "darwin":  # Its file systems ignore case and the form of accents, usually.
             place = unicodedata.normalize("NFC", place.casefold())
@@ -337,14 +306,14 @@ class Outputs:
 
         name: the input.   tree: whether missing folders will be made.   replace: whether the output may exist.
         """
-        if output == STREAM:
-            check_stdout()
+        if output == streams.STREAM:
+            streams.check_stdout()
             return
         if is_device(output):
             if not os.access(output, os.W_OK):
                 raise RefusedError(os.strerror(errno.EACCES), output)
             return
-        with _writing(output):
+        with streams.writing(output):
             path = Path(os.path.realpath(output))
             if path.is_dir():
                 msg = "this is a folder"
@@ -357,7 +326,7 @@ class Outputs:
                 msg = f"{folder} is not a folder" if tree else f"there is no folder {missing}"
                 raise RefusedError(msg, output)
             if path.exists():
-                if name != STREAM and path.samefile(name):
+                if name != streams.STREAM and path.samefile(name):
                     msg = "output and input are the same file"
                     raise RefusedError(msg, output)
                 if not replace:
@@ -376,14 +345,6 @@ class Outputs:
         self._folders.add(folder)
 
 
-def check_stdout() -> None:
-    """Raise RefusedError if standard output cannot take a file, because it is closed or a terminal."""
-    _check_open()
-    if sys.stdout.isatty():
-        msg = "a terminal cannot show this file: name a file as output, or redirect the output"
-        raise RefusedError(msg, STANDARD_OUTPUT)
-
-
 def exists(output: str) -> RefusedError:
     """Return the error for an output that exists and is to be kept."""
     return RefusedError("the file exists; -f replaces it", output)
@@ -396,37 +357,18 @@ def write(output: str, data: bytes, *, tree: bool = False, in_place: bool = Fals
     is complete.
     Raises RefusedError if that fails, and BrokenPipeError.
     """
-    if output == STREAM:
-        with _writing(STANDARD_OUTPUT):
+    if output == streams.STREAM:
+        with streams.writing(streams.STANDARD_OUTPUT):
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
     else:
-        with _writing(output):
+        with streams.writing(output):
             if in_place or is_device(output):
                 Path(output).write_bytes(data)
                 return
             if tree:
                 Path(output).parent.mkdir(parents=True, exist_ok=True)
             atomic.write(output, data)
-
-
-@contextmanager
-def _writing(place: str) -> Iterator[None]:
-    """Turn an OSError into a RefusedError that names the output.  BrokenPipeError passes."""
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as exc:
-        if place == STANDARD_OUTPUT:
-            discard_output()
-        raise RefusedError(reason(exc), place) from exc
-
-
-def _check_open() -> None:
-    if sys.stdout is None:
-        msg = "it is closed"
-        raise RefusedError(msg, STANDARD_OUTPUT)
 
 
 # Progress

@@ -12,7 +12,7 @@ from PIL import Image
 from .. import pictures
 from ..failures import RefusedError, reason
 from ..SdlImagePlugin import SdlImageFile
-from . import arguments, common, folders, origin
+from . import arguments, common, folders, origin, streams
 
 DEFAULT_FORMAT: Final = ".png"
 
@@ -84,7 +84,7 @@ def _output(name: str, options: argparse.Namespace, inside: str | None) -> str:
 
 def _kind(output: str, options: argparse.Namespace) -> str:
     """Return Pillow's name of the format of an output.  Raises RefusedError if Pillow cannot write it."""
-    suffix = "" if output == common.STREAM else Path(output).suffix.lower()
+    suffix = "" if output == streams.STREAM else Path(output).suffix.lower()
     try:
         return _format_of(suffix or options.format)
     except ValueError as exc:

@@ -17,7 +17,7 @@ from ..format import container
 from ..latent.entropy import METHODS
 from ..latent.quantizers import QUANTIZERS
 from ..options import EncodeOptions
-from . import arguments, cluster, common, folders
+from . import arguments, cluster, common, folders, streams
 
 SUFFIX: Final = ".sdl"
 
@@ -158,7 +158,7 @@ def _check(options: argparse.Namespace) -> None:
     except ValueError as exc:
         options.parser.error(str(exc))
     output: str | None = options.output
-    if not output or output == common.STREAM or common.is_folder(output) or common.names_folder(output):
+    if not output or output == streams.STREAM or common.is_folder(output) or common.names_folder(output):
         return
     if options.ray and cluster.is_remote(options):
         return

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypeAlias
 
 from .. import settings
 from ..failures import RefusedError, kind
-from . import arguments, common
+from . import arguments, common, streams
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -132,13 +132,13 @@ def _check(options: Namespace) -> None:
     output: str | None = getattr(options, "output", None)
     if output == "":
         options.parser.error("-o needs the name of a file or folder, or -")
-    if _many(options) and common.STREAM in {output, *options.inputs}:
+    if _many(options) and streams.STREAM in {output, *options.inputs}:
         flags = "--recursive, --jobs, --skip-existing, --dry-run and --ray"
         options.parser.error(f"{flags} do not go with standard input and standard output")
     if output is not None and fills_folder(options):
         if os.path.lexists(output) and not common.is_folder(output):
             options.parser.error("with --recursive, -o must be a folder, unless the only input is a file")
-    elif output is not None and len(options.inputs) > 1 and (output == common.STREAM or not common.is_folder(output)):
+    elif output is not None and len(options.inputs) > 1 and (output == streams.STREAM or not common.is_folder(output)):
         options.parser.error("with several inputs, -o must be an existing folder")
     common.check_streams(options)
 
@@ -323,7 +323,7 @@ def _write(task: Task, made: Made, interrupts: Interrupts) -> None:
     assert task.output is not None
     assert made.data is not None
     # Another program may have made the file since the plan, or another input on a file system that ignores case.
-    keep = not task.replace and task.output != common.STREAM and not common.is_device(task.output)
+    keep = not task.replace and task.output != streams.STREAM and not common.is_device(task.output)
     if keep and Path(task.output).exists():
         raise common.exists(task.output)
     with interrupts.held():

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from .. import pictures, report
 from ..failures import RefusedError, reason
 from ..options import EncodeOptions
-from . import arguments, common, encode
+from . import arguments, common, encode, streams
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -106,7 +106,7 @@ def run(options: argparse.Namespace) -> int:
             raise
 
     outputs = common.Outputs(options)
-    outputs.check(common.STREAM, options.output, tree=False, replace=options.force)
+    outputs.check(streams.STREAM, options.output, tree=False, replace=options.force)
     status = common.for_each(options.inputs, work)
     if panels:
         data = page.page(panels, failures)
@@ -122,10 +122,10 @@ def _check(options: argparse.Namespace, given: dict[str, Any]) -> None:
         EncodeOptions(**given)
     except ValueError as exc:
         options.parser.error(str(exc))
-    if common.STREAM in options.inputs and len(options.inputs) > 1:
+    if streams.STREAM in options.inputs and len(options.inputs) > 1:
         options.parser.error("standard input must be the only input")
     output = options.output
-    if output == common.STREAM or common.is_device(output):
+    if output == streams.STREAM or common.is_device(output):
         return
     if Path(output).suffix.lower() not in SUFFIXES:
         options.parser.error(f"report writes HTML, so the name of the output must end in .html: {output!r}")
@@ -173,7 +173,7 @@ def _check_photo(name: str, refused: dict[str, Exception]) -> None:
 
 def _shown(name: str) -> str:
     """Return how the page names an input."""
-    return common.STANDARD_INPUT if name == common.STREAM else Path(name).name
+    return streams.STANDARD_INPUT if name == streams.STREAM else Path(name).name
 
 
 def _panel(name: str, options: argparse.Namespace, given: dict[str, Any], number: int) -> Panel:
@@ -188,7 +188,7 @@ def _panel(name: str, options: argparse.Namespace, given: dict[str, Any], number
 
 def _size(name: str, image: Image.Image) -> int | None:
     """Return the bytes of an input."""
-    if name != common.STREAM:
+    if name != streams.STREAM:
         return Path(name).stat().st_size
     stream = getattr(image, "fp", None)
     return len(stream.getbuffer()) if isinstance(stream, io.BytesIO) else None

@@ -13,7 +13,7 @@ from PIL import ImageOps
 from ..failures import RefusedError, reason
 from ..format.container import SIGNATURE
 from ..SdlImagePlugin import SdlImageFile
-from . import arguments, common
+from . import arguments, common, streams
 
 DEFAULT_SIZE: Final = 256
 MAX_SIZE: Final = 4096
@@ -54,8 +54,8 @@ def _check_output(output: str) -> None:
 
     Standard output must not be closed or a terminal.
     """
-    if output == common.STREAM:
-        common.check_stdout()
+    if output == streams.STREAM:
+        streams.check_stdout()
         return
     path = Path(output)
     try:
