@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from pillow_sdl import cli, failures, settings
-from pillow_sdl.cli import common, folders
+from pillow_sdl.cli import common, folders, printing
 from pillow_sdl.format import container
 
 from . import images
@@ -653,7 +653,7 @@ def test_an_ignored_interrupt_stays_ignored() -> None:
 
 def threads(task: folders.Task, options: Namespace) -> folders.Made:
     """Work of a test: return the number of threads, and some warnings."""
-    common.warn(task.name, f"{options.note}")
+    printing.warn(task.name, f"{options.note}")
     return folders.Made(f"{settings.current().threads}", b"")
 
 

@@ -16,7 +16,7 @@ from typing import Final
 from .. import __version__, settings
 from ..failures import RefusedError
 from ..format import container
-from . import autoload, common, decode, desktop, encode, info, models, report, streams, thumbnail, verify
+from . import autoload, decode, desktop, encode, info, models, printing, report, streams, thumbnail, verify
 from .arguments import ENVIRONMENT, settings_of
 
 COMMANDS = (encode, decode, info, verify, report, thumbnail, models, autoload, desktop)
@@ -72,13 +72,13 @@ def main(arguments: list[str] | None = None) -> int:
         finally:
             streams.flush()
     except KeyboardInterrupt:
-        common.message("sdl: interrupted")
+        printing.message("sdl: interrupted")
         return INTERRUPTED
     except BrokenPipeError:
         streams.discard_output()
         return BROKEN_PIPE
     except RefusedError as exc:
-        common.error(exc.place, exc)
+        printing.error(exc.place, exc)
         return 1
 
 
@@ -88,7 +88,7 @@ def _run(arguments: list[str] | None) -> int:
         # A shell's *.png may contain such a name.
         is_file = any(name.startswith("-") and os.path.lexists(name) for name in unknown)
         hint = "; write ./ before the name of a file that begins with -" if is_file else ""
-        options.parser.error(common.printable(f"unrecognized arguments: {' '.join(unknown)}{hint}"))
+        options.parser.error(printing.printable(f"unrecognized arguments: {' '.join(unknown)}{hint}"))
     try:
         settings.current()
     except ValueError as exc:  # An environment variable has an invalid value.

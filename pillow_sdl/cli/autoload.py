@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__, autoload
 from ..failures import RefusedError
-from . import arguments, common
+from . import arguments, printing
 
 if TYPE_CHECKING:
     import argparse
@@ -53,7 +53,7 @@ def run_enable(options: argparse.Namespace) -> int:
     """Write the files.  Returns the exit status."""
     with _refused():
         path = autoload.enable(user=options.user)
-    common.say(options, f"enabled: {path}")
+    printing.say(options, f"enabled: {path}")
     return 0
 
 
@@ -62,9 +62,9 @@ def run_disable(options: argparse.Namespace) -> int:
     with _refused():
         removed = autoload.disable()
     for path in removed:
-        common.say(options, f"deleted: {path}")
+        printing.say(options, f"deleted: {path}")
     if not removed:
-        common.say(options, "disabled already: there is nothing to delete")
+        printing.say(options, "disabled already: there is nothing to delete")
     return 0
 
 
@@ -80,12 +80,12 @@ def run_status(options: argparse.Namespace) -> int:
             "version": __version__,
             "places": [_describe(place) for place in places],
         }
-        common.show(json.dumps(found))
+        printing.show(json.dumps(found))
     else:
         for line in _text(places):
-            common.show(line)
+            printing.show(line)
     if why is not None:
-        common.message(f"sdl: a new process of this Python does not know the format: {why}")
+        printing.message(f"sdl: a new process of this Python does not know the format: {why}")
         return 1
     return 0 if all(place.complete for place in places) else 1
 

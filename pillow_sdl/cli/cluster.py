@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from .. import ray, settings
 from ..errors import BackendError
 from ..failures import RefusedError, reason
-from . import common, folders
+from . import folders, printing
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -78,7 +78,7 @@ def _shown_plan(plan: ray.Plan) -> folders.Plan:
         if row["status"] == "skipped":
             found.skipped += 1
         else:
-            common.message(f"sdl: {row['path']}: {row['error']}")
+            printing.message(f"sdl: {row['path']}: {row['error']}")
             found.failures[row["kind"]] += 1
     return found
 
@@ -116,7 +116,7 @@ def _outcomes(tasks: list[folders.Task], plan: ray.Plan, options: Namespace, giv
             task = waiting.pop(row["output"])
             messages = tuple(f"sdl: {task.name}: warning: {text}" for text in row["warnings"])
             if row["error"]:
-                failure = common.Failure(task.name, row["error"], row["kind"])
+                failure = printing.Failure(task.name, row["error"], row["kind"])
                 yield task, folders.Outcome(None, failure, messages)
             else:
                 yield task, folders.Outcome(folders.Made("", size=row["output_bytes"]), None, messages)

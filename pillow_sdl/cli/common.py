@@ -6,23 +6,20 @@ import argparse
 import errno
 import io
 import os
-import re
 import stat
 import sys
 import tempfile
 import unicodedata
-import warnings
 from contextlib import contextmanager
-from contextvars import ContextVar
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, Final
 
 from PIL import Image
 
 from .. import atomic, settings
-from ..failures import RefusedError, kind, reason
+from ..failures import RefusedError
 from ..format import container
-from . import streams
+from . import printing, streams
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -40,83 +37,6 @@ class CollisionError(Exception):
     """Two inputs would be written to the same output."""
 
 
-class Failure(NamedTuple):
-    """Why an input failed.   place: the file or stream that is wrong.   text: the reason.   kind: for a summary."""
-
-    place: str
-    text: str
-    kind: str
-
-
-# Messages
-
-_UNPRINTABLE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-"""Characters that command a terminal, break a line, or change the direction of a text."""
-
-
-def printable(text: str) -> str:
-    r"""Return a text on one line, with escapes such as \n and \x1b for characters that are not shown.
-
-    Names of files may hold such characters.  A terminal would obey them.
-    """
-    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
-
-
-def _printable_lines(text: str) -> str:
-    return "\n".join(map(printable, text.split("\n")))
-
-
-def _print(text: str) -> None:
-    if sys.stderr is not None:  # print(file=None) would print on standard output.
-        print(text, file=sys.stderr)
-
-
-_print_message: ContextVar[Callable[[str], None]] = ContextVar("pillow_sdl_message", default=_print)
-
-
-def message(text: str) -> None:
-    """Print lines on standard error, which are never mixed with a picture on standard output."""
-    _print_message.get()(_printable_lines(text))
-
-
-@contextmanager
-def messages_to(function: Callable[[str], None]) -> Iterator[None]:
-    """Give the messages of a `with` block to a function instead of printing them."""
-    token = _print_message.set(function)
-    try:
-        yield
-    finally:
-        _print_message.reset(token)
-
-
-def say(options: argparse.Namespace, text: str) -> None:
-    """Print a line on standard error unless --quiet is given."""
-    if not options.quiet:
-        message(text)
-
-
-def warn(place: str, text: str) -> None:
-    """Print a warning about an input."""
-    message(f"sdl: {printable(place)}: warning: {text}")
-
-
-def error(place: str | None, exc: Exception) -> None:
-    """Print an error.   place: the file or stream that is wrong."""
-    message(": ".join(filter(None, ["sdl", printable(place or ""), reason(exc)])))
-
-
-def failure(place: str, exc: Exception) -> Failure:
-    """Return why an input failed.   place: the input, which counts if the exception has no place of its own."""
-    return Failure(printable(getattr(exc, "place", None) or place), reason(exc), kind(exc))
-
-
-def show(text: str) -> None:
-    """Print a result on standard output.  Raises RefusedError if it is closed or cannot be written."""
-    streams.check_open()
-    with streams.writing(streams.STANDARD_OUTPUT):
-        print(_printable_lines(text))
-
-
 # Inputs
 
 
@@ -126,19 +46,19 @@ def for_each(names: list[str], work: Callable[[str], None]) -> int:
     return 1 if failed else 0
 
 
-def attempt(name: str, work: Callable[..., None], *arguments: Any) -> Failure | None:
+def attempt(name: str, work: Callable[..., None], *arguments: Any) -> printing.Failure | None:
     """Call a function that works on an input.  Prints the exception that it raises, and returns the failure.
 
     BrokenPipeError passes.
     """
     try:
-        with warnings_about(shown_input(name)):
+        with printing.warnings_about(printing.shown_input(name)):
             work(*arguments)
     except BrokenPipeError:
         raise
     except Exception as exc:  # noqa: BLE001  plugins of other formats raise anything
-        found = failure(shown_input(name), exc)
-        error(found.place, exc)
+        found = printing.failure(printing.shown_input(name), exc)
+        printing.error(found.place, exc)
         return found
     return None
 
@@ -198,24 +118,6 @@ def is_device(name: str) -> bool:
     except OSError:
         return False
     return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
-
-
-def shown_input(name: str) -> str:
-    """Return how messages name an input."""
-    return streams.STANDARD_INPUT if name == streams.STREAM else printable(name) or "''"
-
-
-def shown_output(output: str) -> str:
-    """Return how messages name an output."""
-    return streams.STANDARD_OUTPUT if output == streams.STREAM else printable(output)
-
-
-@contextmanager
-def warnings_about(place: str) -> Iterator[None]:
-    """Print Python's warnings as messages of this program."""
-    with warnings.catch_warnings():
-        warnings.showwarning = lambda found, *_, **__: warn(place, str(found))
-        yield
 
 
 def open_image(name: str) -> Image.Image:
@@ -298,7 +200,7 @@ class Outputs:
         earlier = self._inputs[place]
         if os.path.realpath(earlier) == os.path.realpath(name):
             return False
-        msg = printable(f"{earlier} and {name} would both be written to {output}")
+        msg = printing.printable(f"{earlier} and {name} would both be written to {output}")
         raise CollisionError(msg)
 
     def check(self, name: str, output: str, *, tree: bool, replace: bool) -> None:
@@ -379,7 +281,7 @@ def progress_bar(name: str, options: argparse.Namespace) -> Iterator[None]:
     """Show one progress bar for the work on one input, on a terminal, unless --quiet is given."""
     bar = None
     if not options.quiet:
-        label, count = shown_input(name), len(options.inputs)
+        label, count = printing.shown_input(name), len(options.inputs)
         if count > 1:
             label += f" ({options.inputs.index(name) + 1} of {count})"
         bar = _bar(desc=label, total=BAR_LENGTH, miniters=1, bar_format=FILE_BAR)
@@ -409,10 +311,10 @@ def files_bar(label: str, count: int, options: argparse.Namespace) -> Iterator[C
 
     def above(text: str) -> None:
         bar.clear()
-        _print(text)
+        printing.to_stderr(text)
         bar.refresh()
 
-    with bar, messages_to(above):
+    with bar, printing.messages_to(above):
         yield bar.update
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from .. import pictures
 from ..failures import RefusedError, reason
 from ..SdlImagePlugin import SdlImageFile
-from . import arguments, common, folders, origin, streams
+from . import arguments, common, folders, origin, printing, streams
 
 DEFAULT_FORMAT: Final = ".png"
 
@@ -88,13 +88,13 @@ def _kind(output: str, options: argparse.Namespace) -> str:
     try:
         return _format_of(suffix or options.format)
     except ValueError as exc:
-        raise RefusedError(str(exc), common.shown_output(output)) from None
+        raise RefusedError(str(exc), printing.shown_output(output)) from None
 
 
 def _make(task: folders.Task, options: argparse.Namespace) -> folders.Made:
     """Return the picture of an input."""
     assert task.output is not None
-    kind, place = _kind(task.output, options), common.shown_output(task.output)
+    kind, place = _kind(task.output, options), printing.shown_output(task.output)
     with common.open_image(task.name) as image:
         if not isinstance(image, SdlImageFile):
             msg = "not an SDL file"
@@ -107,7 +107,7 @@ def _make(task: folders.Task, options: argparse.Namespace) -> folders.Made:
         if options.origin:
             merged = origin.merge(xmp)
             if merged is None:
-                common.warn(common.shown_input(task.name), "its XMP is damaged, so the origin is not stored")
+                printing.warn(printing.shown_input(task.name), "its XMP is damaged, so the origin is not stored")
             xmp = merged or xmp
         if xmp:
             metadata |= origin.save_options(kind, xmp, metadata.get("exif"))
@@ -131,7 +131,7 @@ def _frames(image: SdlImageFile, kind: str, options: argparse.Namespace, name: s
     if not image.is_animated or options.still:
         return {}
     if kind not in pictures.ANIMATED:
-        common.warn(common.shown_input(name), f"only the first of {image.n_frames} frames is stored")
+        printing.warn(printing.shown_input(name), f"only the first of {image.n_frames} frames is stored")
         return {}
     durations = []
     for index in range(image.n_frames):

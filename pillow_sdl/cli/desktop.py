@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import desktop
 from ..failures import RefusedError, reason
-from . import arguments, common
+from . import arguments, printing
 
 if TYPE_CHECKING:
     import argparse
@@ -48,7 +48,7 @@ def _updated(folder: Path, options: argparse.Namespace) -> None:
     """Make the desktop read the media types again.  If that fails, tell the user, because the next login does it."""
     problem = desktop.update(folder)
     if problem is not None:
-        common.say(options, f"the desktop may not notice the change before the next login: {problem}")
+        printing.say(options, f"the desktop may not notice the change before the next login: {problem}")
 
 
 def run_install(options: argparse.Namespace) -> int:
@@ -59,7 +59,7 @@ def run_install(options: argparse.Namespace) -> int:
     except OSError as exc:
         raise RefusedError(reason(exc), str(folder)) from exc
     for path in written:
-        common.say(options, f"installed: {path}")
+        printing.say(options, f"installed: {path}")
     _updated(folder, options)
     return 0
 
@@ -75,7 +75,7 @@ def run_uninstall(options: argparse.Namespace) -> int:
     except OSError as exc:
         raise RefusedError(reason(exc), str(folder)) from exc
     for path in removed:
-        common.say(options, f"deleted: {path}")
+        printing.say(options, f"deleted: {path}")
     if not removed:
-        common.say(options, "there is nothing to delete")
+        printing.say(options, "there is nothing to delete")
     return 0

@@ -17,7 +17,7 @@ from ..format import container
 from ..latent.entropy import METHODS
 from ..latent.quantizers import QUANTIZERS
 from ..options import EncodeOptions
-from . import arguments, cluster, common, folders, streams
+from . import arguments, cluster, common, folders, printing, streams
 
 SUFFIX: Final = ".sdl"
 
@@ -165,7 +165,7 @@ def _check(options: argparse.Namespace) -> None:
     is_file = len(options.inputs) == 1 and not folders.fills_folder(options) and not common.is_device(output)
     if is_file and Path(output).suffix.lower() != SUFFIX:
         folder = "; end the name of a folder with /" if options.recursive else ""
-        name = common.printable(output)
+        name = printing.printable(output)
         options.parser.error(f"encode writes SDL files, so the name of the output must end in {SUFFIX}: {name}{folder}")
 
 
@@ -178,7 +178,7 @@ def _make(task: folders.Task, options: argparse.Namespace) -> folders.Made:
     name = task.name
     with common.open_image(name) as image:
         for text in pictures.losses(image, still=options.still):
-            common.warn(common.shown_input(name), text)
+            printing.warn(printing.shown_input(name), text)
         with common.progress_bar(name, options):
             data = pictures.encoded(image, strip=options.strip, still=options.still, **_given(options))
         width, height = image.size

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypeAlias
 
 from .. import settings
 from ..failures import RefusedError, kind
-from . import arguments, common, streams
+from . import arguments, common, printing, streams
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -86,7 +86,7 @@ class Outcome(NamedTuple):
     """What became of a task.   made: None after a failure.   messages: warnings that were not printed yet."""
 
     made: Made | None
-    failure: common.Failure | None = None
+    failure: printing.Failure | None = None
     messages: tuple[str, ...] = ()
 
 
@@ -232,7 +232,7 @@ def _files(top: str, command: Command, plan: Plan) -> Iterator[tuple[str, str]]:
             with os.scandir(place) as listed:
                 entries = sorted(listed, key=lambda entry: entry.name)
         except OSError as exc:
-            common.error(place, exc)
+            printing.error(place, exc)
             plan.failures[kind(exc)] += 1
             continue
         inner: list[str] = []
@@ -312,10 +312,10 @@ def _one(task: Task, options: Namespace, command: Command, interrupts: Interrupt
     made = command.make(task, options)
     if task.output is None:
         if not options.quiet:
-            common.show(f"{common.shown_input(task.name)}: {made.text}")
+            printing.show(f"{printing.shown_input(task.name)}: {made.text}")
         return
     _write(task, made, interrupts)
-    common.say(options, f"{common.shown_output(task.output)}: {made.text}")
+    printing.say(options, f"{printing.shown_output(task.output)}: {made.text}")
 
 
 def _write(task: Task, made: Made, interrupts: Interrupts) -> None:
@@ -337,9 +337,9 @@ def _dry_run(plan: Plan, options: Namespace, command: Command) -> int:
     """Print what would be done.  Returns the exit status."""
     if not options.quiet:
         for task in plan.tasks:
-            common.show(common.printable(task.name if task.output is None else f"{task.name} -> {task.output}"))
+            printing.show(printing.printable(task.name if task.output is None else f"{task.name} -> {task.output}"))
     summary = [f"{_files_of(len(plan.tasks))} would be {command.done}", *_rest(plan.skipped, plan.failures)]
-    common.say(options, "\n".join([", ".join(summary), *_table(plan, plan.failures)]))
+    printing.say(options, "\n".join([", ".join(summary), *_table(plan, plan.failures)]))
     return 1 if plan.failures else 0
 
 
@@ -370,17 +370,17 @@ def _all(plan: Plan, options: Namespace, command: Command, interrupts: Interrupt
         if done:
             share = f", {after:,} after ({100 * after / max(before, 1):.1f} %)" if command.output else ""
             lines.append(f"  bytes: {before:,} before{share}" if share else f"  bytes: {before:,}")
-        common.say(options, "\n".join([*lines, *_table(plan, failures)]))
+        printing.say(options, "\n".join([*lines, *_table(plan, failures)]))
     return 1 if failures else 0
 
 
-def _finish(task: Task, outcome: Outcome, interrupts: Interrupts) -> common.Failure | None:
+def _finish(task: Task, outcome: Outcome, interrupts: Interrupts) -> printing.Failure | None:
     """Print the messages of a task and write its output.  Returns the failure if there is one."""
     for text in outcome.messages:
-        common.message(text)
+        printing.message(text)
     if outcome.made is None:
         assert outcome.failure is not None
-        common.message(f"sdl: {outcome.failure.place}: {outcome.failure.text}")
+        printing.message(f"sdl: {outcome.failure.place}: {outcome.failure.text}")
         return outcome.failure
     if task.output is None or outcome.made.data is None:
         return None
@@ -422,11 +422,11 @@ def _outcomes(tasks: list[Task], options: Namespace, command: Command, interrupt
 def _attempt(task: Task, options: Namespace, make: Callable[[Task, Namespace], Made]) -> Outcome:
     """Process an input, except that nothing is written and nothing is printed."""
     messages: list[str] = []
-    with common.messages_to(messages.append), common.warnings_about(task.name):
+    with printing.messages_to(messages.append), printing.warnings_about(task.name):
         try:
             return Outcome(make(task, options), None, tuple(messages))
         except Exception as exc:  # noqa: BLE001  plugins of other formats raise anything
-            return Outcome(None, common.failure(task.name, exc), tuple(messages))
+            return Outcome(None, printing.failure(task.name, exc), tuple(messages))
 
 
 # Worker processes
@@ -534,7 +534,7 @@ class Workers:
                     del busy[connection]
                     ready.remove(connection)
                     give()
-                    yield task, Outcome(None, common.Failure(task.name, f"its process {end}", f"a process {end}"))
+                    yield task, Outcome(None, printing.Failure(task.name, f"its process {end}", f"a process {end}"))
                     continue
                 if outcome is None:
                     ready.add(connection)

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 from .. import decode
-from . import arguments, common
+from . import arguments, common, printing
 
 if TYPE_CHECKING:
     import argparse
@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _info(name: str, options: argparse.Namespace) -> None:
     found = decode.inspect(common.read_container(name))
-    common.show(json.dumps({"file": name} | found) if options.json else _text(common.shown_input(name), found))
+    printing.show(json.dumps({"file": name} | found) if options.json else _text(printing.shown_input(name), found))
 
 
 def _text(name: str, found: dict[str, Any]) -> str:

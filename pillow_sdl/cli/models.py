@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import registry
 from ..models import hub, local
-from . import arguments, common
+from . import arguments, common, printing
 
 if TYPE_CHECKING:
     import argparse
@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
     for model in registry.load().models:
         found = _describe(model)
         for line in [json.dumps(found)] if options.json else _text(found):
-            common.show(line)
+            printing.show(line)
     return 0
 
 
@@ -97,4 +97,4 @@ def _fetch(name: str, options: argparse.Namespace) -> None:
         place = "in the package"
     else:
         place = str(hub.fetch(model, progress=progress))
-    common.say(options, f"{name}: {place}")
+    printing.say(options, f"{name}: {place}")

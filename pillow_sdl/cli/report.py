@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from .. import pictures, report
 from ..failures import RefusedError, reason
 from ..options import EncodeOptions
-from . import arguments, common, encode, streams
+from . import arguments, common, encode, printing, streams
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -112,7 +112,7 @@ def run(options: argparse.Namespace) -> int:
         data = page.page(panels, failures)
         common.write(options.output, data)
         counts = f"{len(panels)} of {len(options.inputs)} photos, {len(data):,} bytes"
-        common.say(options, f"{common.shown_output(options.output)}: {counts}")
+        printing.say(options, f"{printing.shown_output(options.output)}: {counts}")
     return status
 
 
