@@ -12,7 +12,7 @@ from PIL import Image
 from .. import pictures
 from ..failures import RefusedError, reason
 from ..SdlImagePlugin import SdlImageFile
-from . import arguments, common, folders, origin, printing, streams
+from . import arguments, bars, common, folders, origin, printing, streams
 
 DEFAULT_FORMAT: Final = ".png"
 
@@ -100,7 +100,7 @@ def _make(task: folders.Task, options: argparse.Namespace) -> folders.Made:
             msg = "not an SDL file"
             raise RefusedError(msg)
         _check_format(image, kind, place)
-        with common.progress_bar(task.name, options):
+        with bars.progress_bar(task.name, options):
             image.load()
         metadata = pictures.metadata_of(image)
         xmp = metadata.pop("xmp", None)

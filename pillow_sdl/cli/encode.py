@@ -17,7 +17,7 @@ from ..format import container
 from ..latent.entropy import METHODS
 from ..latent.quantizers import QUANTIZERS
 from ..options import EncodeOptions
-from . import arguments, cluster, common, folders, printing, streams
+from . import arguments, bars, cluster, common, folders, printing, streams
 
 SUFFIX: Final = ".sdl"
 
@@ -179,7 +179,7 @@ def _make(task: folders.Task, options: argparse.Namespace) -> folders.Made:
     with common.open_image(name) as image:
         for text in pictures.losses(image, still=options.still):
             printing.warn(printing.shown_input(name), text)
-        with common.progress_bar(name, options):
+        with bars.progress_bar(name, options):
             data = pictures.encoded(image, strip=options.strip, still=options.still, **_given(options))
         width, height = image.size
     # Those of the output: an APNG file may have one more, a still picture for other programs, which is left out.

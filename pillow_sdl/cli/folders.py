@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypeAlias
 
 from .. import settings
 from ..failures import RefusedError, kind
-from . import arguments, common, printing, streams
+from . import arguments, bars, common, printing, streams
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -350,7 +350,7 @@ def _all(plan: Plan, options: Namespace, command: Command, interrupts: Interrupt
     started = time.monotonic()
     outcomes = _outcomes(plan.tasks, options, command, interrupts)
     try:
-        with common.files_bar(command.done, len(plan.tasks), options) as advance, closing(outcomes):
+        with bars.files_bar(command.done, len(plan.tasks), options) as advance, closing(outcomes):
             for task, outcome in outcomes:
                 failure = _finish(task, outcome, interrupts)
                 if failure:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from .. import pictures, report
 from ..failures import RefusedError, reason
 from ..options import EncodeOptions
-from . import arguments, common, encode, printing, streams
+from . import arguments, bars, common, encode, printing, streams
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -181,7 +181,7 @@ def _panel(name: str, options: argparse.Namespace, given: dict[str, Any], number
     from ..report import compare, page
 
     with common.open_image(name) as image:
-        with common.progress_bar(name, options):
+        with bars.progress_bar(name, options):
             found = compare.compare(image, _shown(name), _size(name, image), given, max_side=options.max_side)
         return page.panel(found, number, len(options.inputs), with_exif=not options.strip)
 
