@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypeAlias
 
 from .. import settings
 from ..failures import RefusedError, kind
-from . import arguments, bars, common, printing, streams
+from . import arguments, attempts, bars, common, printing, streams
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -111,7 +111,7 @@ def run(options: Namespace, command: Command) -> int:
             return _dry_run(plan, options, command)
         if _many(options):
             return _all(plan, options, command, interrupts)
-        failed = [task for task in plan.tasks if common.attempt(task.name, _one, task, options, command, interrupts)]
+        failed = [task for task in plan.tasks if attempts.attempt(task.name, _one, task, options, command, interrupts)]
     return 1 if failed or plan.failures else 0
 
 
@@ -189,7 +189,7 @@ def _plan(options: Namespace, command: Command) -> Plan:
         plan.tasks.append(task)
 
     for name, inside in _inputs(options, command, plan):
-        failure = common.attempt(name, add, name, inside)
+        failure = attempts.attempt(name, add, name, inside)
         if failure:
             plan.failures[failure.kind] += 1
     if collisions:
@@ -384,7 +384,7 @@ def _finish(task: Task, outcome: Outcome, interrupts: Interrupts) -> printing.Fa
         return outcome.failure
     if task.output is None or outcome.made.data is None:
         return None
-    return common.attempt(task.name, _write, task, outcome.made, interrupts)
+    return attempts.attempt(task.name, _write, task, outcome.made, interrupts)
 
 
 def _files_of(count: int) -> str:

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 from .. import decode
-from . import arguments, common, printing
+from . import arguments, attempts, common, printing
 
 if TYPE_CHECKING:
     import argparse
@@ -35,7 +35,7 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Describe every input.  Returns the exit status."""
-    return common.for_each_file(options, lambda name: _info(name, options))
+    return attempts.for_each_file(options, lambda name: _info(name, options))
 
 
 def _info(name: str, options: argparse.Namespace) -> None:

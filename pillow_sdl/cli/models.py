@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import registry
 from ..models import hub, local
-from . import arguments, common, printing
+from . import arguments, attempts, printing
 
 if TYPE_CHECKING:
     import argparse
@@ -86,7 +86,7 @@ def run_fetch(options: argparse.Namespace) -> int:
     """Download every model that is named.  Returns the exit status."""
     if options.half and not options.denoiser:
         options.parser.error("--half goes with --denoiser only")
-    return common.for_each(options.inputs, lambda name: _fetch(name, options))
+    return attempts.for_each(options.inputs, lambda name: _fetch(name, options))
 
 
 def _fetch(name: str, options: argparse.Namespace) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from .. import pictures, report
 from ..failures import RefusedError, reason
 from ..options import EncodeOptions
-from . import arguments, bars, common, encode, printing, streams
+from . import arguments, attempts, bars, common, encode, printing, streams
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -107,7 +107,7 @@ def run(options: argparse.Namespace) -> int:
 
     outputs = common.Outputs(options)
     outputs.check(streams.STREAM, options.output, tree=False, replace=options.force)
-    status = common.for_each(options.inputs, work)
+    status = attempts.for_each(options.inputs, work)
     if panels:
         data = page.page(panels, failures)
         common.write(options.output, data)

@@ -13,7 +13,7 @@ from PIL import ImageOps
 from ..failures import RefusedError, reason
 from ..format.container import SIGNATURE
 from ..SdlImagePlugin import SdlImageFile
-from . import arguments, common, streams
+from . import arguments, attempts, common, streams
 
 DEFAULT_SIZE: Final = 256
 MAX_SIZE: Final = 4096
@@ -89,4 +89,4 @@ def run(options: argparse.Namespace) -> int:
         # Thumbnailers make the output first and keep it open, so a new file in its place would not be seen.
         common.write(options.output, target.getvalue(), in_place=True)
 
-    return common.for_each([options.input], work)
+    return attempts.for_each([options.input], work)
