@@ -19,7 +19,8 @@ import pytest
 from PIL import Image
 
 from pillow_sdl import cli, failures, settings
-from pillow_sdl.cli import common, folders, printing
+from pillow_sdl.cli import folders, printing
+from pillow_sdl.cli.files import exists
 from pillow_sdl.format import container
 
 from . import images
@@ -750,7 +751,7 @@ def test_busy_processes_are_killed_after_an_error() -> None:
 def test_kinds_of_failures() -> None:
     """Similar failures have one kind, whatever the details in their messages."""
     assert failures.kind(OSError("image file is truncated (51 bytes not processed)")) == "image file is truncated"
-    assert failures.kind(common.exists("x")) == "the file exists"
+    assert failures.kind(exists("x")) == "the file exists"
     assert failures.kind(KeyError("x")) == "KeyError"
     assert failures.kind(OSError(2, "No such file or directory", "x")) == "No such file or directory"
     assert failures.kind(Image.DecompressionBombError("Image size (1 pixels) exceeds ...")) == failures.KINDS[4][1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from . import common, printing
+from . import files, printing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,10 +39,10 @@ def for_each_file(options: argparse.Namespace, work: Callable[[str], None]) -> i
 
     Exits with status 2, before any work, if standard input is not the only input.
     """
-    common.check_streams(options)
+    files.check_streams(options)
 
     def checked_work(name: str) -> None:
-        common.check_input(name, "name the files in it")
+        files.check_input(name, "name the files in it")
         work(name)
 
     return for_each(options.inputs, checked_work)

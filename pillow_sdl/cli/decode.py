@@ -12,7 +12,7 @@ from PIL import Image
 from .. import pictures
 from ..failures import RefusedError, reason
 from ..SdlImagePlugin import SdlImageFile
-from . import arguments, bars, common, folders, origin, printing, streams
+from . import arguments, bars, files, folders, origin, printing, streams
 
 DEFAULT_FORMAT: Final = ".png"
 
@@ -77,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _output(name: str, options: argparse.Namespace, inside: str | None) -> str:
     """Return where the picture goes.  Raises RefusedError if Pillow cannot write its format."""
-    output = common.output_for(name, options, options.format, inside)
+    output = files.output_for(name, options, options.format, inside)
     _kind(output, options)
     return output
 
@@ -95,7 +95,7 @@ def _make(task: folders.Task, options: argparse.Namespace) -> folders.Made:
     """Return the picture of an input."""
     assert task.output is not None
     kind, place = _kind(task.output, options), printing.shown_output(task.output)
-    with common.open_image(task.name) as image:
+    with files.open_image(task.name) as image:
         if not isinstance(image, SdlImageFile):
             msg = "not an SDL file"
             raise RefusedError(msg)

@@ -17,7 +17,7 @@ from ..format import container
 from ..latent.entropy import METHODS
 from ..latent.quantizers import QUANTIZERS
 from ..options import EncodeOptions
-from . import arguments, bars, cluster, common, folders, printing, streams
+from . import arguments, bars, cluster, files, folders, printing, streams
 
 SUFFIX: Final = ".sdl"
 
@@ -123,7 +123,7 @@ def _guard(text: str) -> Any:
     else:
         return value
     try:
-        with common.open_image(text) as image:
+        with files.open_image(text) as image:
             image.load()
     except Exception as exc:  # Pillow raises many kinds.
         msg = f"{text}: {reason(exc)}"
@@ -158,11 +158,11 @@ def _check(options: argparse.Namespace) -> None:
     except ValueError as exc:
         options.parser.error(str(exc))
     output: str | None = options.output
-    if not output or output == streams.STREAM or common.is_folder(output) or common.names_folder(output):
+    if not output or output == streams.STREAM or files.is_folder(output) or files.names_folder(output):
         return
     if options.ray and cluster.is_remote(options):
         return
-    is_file = len(options.inputs) == 1 and not folders.fills_folder(options) and not common.is_device(output)
+    is_file = len(options.inputs) == 1 and not folders.fills_folder(options) and not files.is_device(output)
     if is_file and Path(output).suffix.lower() != SUFFIX:
         folder = "; end the name of a folder with /" if options.recursive else ""
         name = printing.printable(output)
@@ -170,13 +170,13 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _output(name: str, options: argparse.Namespace, inside: str | None) -> str:
-    return common.output_for(name, options, SUFFIX, inside, keep=options.keep_extension)
+    return files.output_for(name, options, SUFFIX, inside, keep=options.keep_extension)
 
 
 def _make(task: folders.Task, options: argparse.Namespace) -> folders.Made:
     """Return the SDL file of an input."""
     name = task.name
-    with common.open_image(name) as image:
+    with files.open_image(name) as image:
         for text in pictures.losses(image, still=options.still):
             printing.warn(printing.shown_input(name), text)
         with bars.progress_bar(name, options):

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypeAlias
 
 from .. import settings
 from ..failures import RefusedError, kind
-from . import arguments, attempts, bars, common, printing, streams
+from . import arguments, attempts, bars, files, printing, streams
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -68,7 +68,7 @@ class Command(NamedTuple):
     takes: returns the extensions of the files that are taken from folders, in lower case and with their dots.
     others: what the summary calls the other files in folders.   done: the verb of the summary, such as "encoded".
     output: returns where the output of an input goes.  It gets the input's name, the options and the input's path in
-        the tree, as `common.output_for` does.  None: the command has no outputs.
+        the tree, as `files.output_for` does.  None: the command has no outputs.
     plan: makes the plan.  None: `_plan` does.
     outcomes: processes all tasks and writes their outputs.  None: this module does.
     """
@@ -123,8 +123,8 @@ def _many(options: Namespace) -> bool:
 def fills_folder(options: Namespace) -> bool:
     """Whether -o is a folder that is made if it is missing: with --recursive, unless the only input is a file."""
     output: str = getattr(options, "output", None) or ""
-    several = len(options.inputs) > 1 or any(common.is_folder(name) for name in options.inputs)
-    return options.recursive and bool(output) and (several or common.names_folder(output))
+    several = len(options.inputs) > 1 or any(files.is_folder(name) for name in options.inputs)
+    return options.recursive and bool(output) and (several or files.names_folder(output))
 
 
 def _check(options: Namespace) -> None:
@@ -136,11 +136,11 @@ def _check(options: Namespace) -> None:
         flags = "--recursive, --jobs, --skip-existing, --dry-run and --ray"
         options.parser.error(f"{flags} do not go with standard input and standard output")
     if output is not None and fills_folder(options):
-        if os.path.lexists(output) and not common.is_folder(output):
+        if os.path.lexists(output) and not files.is_folder(output):
             options.parser.error("with --recursive, -o must be a folder, unless the only input is a file")
-    elif output is not None and len(options.inputs) > 1 and (output == streams.STREAM or not common.is_folder(output)):
+    elif output is not None and len(options.inputs) > 1 and (output == streams.STREAM or not files.is_folder(output)):
         options.parser.error("with several inputs, -o must be an existing folder")
-    common.check_streams(options)
+    files.check_streams(options)
 
 
 # The plan
@@ -162,12 +162,12 @@ class Plan:
 
 def _plan(options: Namespace, command: Command) -> Plan:
     """Return the plan.  Prints an error for each input that cannot be processed.  Exits with status 2 for collisions."""
-    plan, outputs = Plan(), common.Outputs(options)
+    plan, outputs = Plan(), files.Outputs(options)
     collisions: list[str] = []
 
     def add(name: str, inside: str | None) -> None:
         """Add an input to the plan.   inside: its path in the tree."""
-        found = common.check_input(name, "--recursive takes the files in it")
+        found = files.check_input(name, "--recursive takes the files in it")
         task = Task(name, size=found.st_size if found and stat.S_ISREG(found.st_mode) else 0)
         if command.output is None:
             plan.tasks.append(task)
@@ -177,7 +177,7 @@ def _plan(options: Namespace, command: Command) -> Plan:
             if not outputs.claim(name, output):
                 plan.ignored["named twice"] += 1
                 return
-        except common.CollisionError as exc:
+        except files.CollisionError as exc:
             collisions.append(str(exc))
             return
         age = _modified(output) if options.skip_existing else None
@@ -212,7 +212,7 @@ def _inputs(options: Namespace, command: Command, plan: Plan) -> Iterator[tuple[
     """Yield every input and its path in the tree that the output keeps, None without a tree."""
     tree = fills_folder(options)
     for name in options.inputs:
-        if options.recursive and common.is_folder(name):
+        if options.recursive and files.is_folder(name):
             yield from _files(name, command, plan)
         else:
             yield name, Path(name).name if tree else None
@@ -323,11 +323,11 @@ def _write(task: Task, made: Made, interrupts: Interrupts) -> None:
     assert task.output is not None
     assert made.data is not None
     # Another program may have made the file since the plan, or another input on a file system that ignores case.
-    keep = not task.replace and task.output != streams.STREAM and not common.is_device(task.output)
+    keep = not task.replace and task.output != streams.STREAM and not files.is_device(task.output)
     if keep and Path(task.output).exists():
-        raise common.exists(task.output)
+        raise files.exists(task.output)
     with interrupts.held():
-        common.write(task.output, made.data, tree=task.tree)
+        files.write(task.output, made.data, tree=task.tree)
 
 
 # Many files

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 from .. import decode
-from . import arguments, attempts, common, printing
+from . import arguments, attempts, files, printing
 
 if TYPE_CHECKING:
     import argparse
@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _info(name: str, options: argparse.Namespace) -> None:
-    found = decode.inspect(common.read_container(name))
+    found = decode.inspect(files.read_container(name))
     printing.show(json.dumps({"file": name} | found) if options.json else _text(printing.shown_input(name), found))
 
 

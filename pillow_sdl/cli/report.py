@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from .. import pictures, report
 from ..failures import RefusedError, reason
 from ..options import EncodeOptions
-from . import arguments, attempts, bars, common, encode, printing, streams
+from . import arguments, attempts, bars, encode, files, printing, streams
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -65,7 +65,7 @@ def add(commands: Any) -> None:
     command.add_argument("-f", "--force", action="store_true", help="replace an output that exists")
     arguments.add_settings(command, "denoise", "denoise_steps", "device", "threads")
     arguments.add_quiet(command)
-    command.set_defaults(dry_run=False)  # `common.Outputs` asks for it.
+    command.set_defaults(dry_run=False)  # `files.Outputs` asks for it.
 
 
 def _number(name: str) -> dict[str, Any]:
@@ -105,12 +105,12 @@ def run(options: argparse.Namespace) -> int:
             failures.append((_shown(name), reason(exc)))
             raise
 
-    outputs = common.Outputs(options)
+    outputs = files.Outputs(options)
     outputs.check(streams.STREAM, options.output, tree=False, replace=options.force)
     status = attempts.for_each(options.inputs, work)
     if panels:
         data = page.page(panels, failures)
-        common.write(options.output, data)
+        files.write(options.output, data)
         counts = f"{len(panels)} of {len(options.inputs)} photos, {len(data):,} bytes"
         printing.say(options, f"{printing.shown_output(options.output)}: {counts}")
     return status
@@ -125,7 +125,7 @@ def _check(options: argparse.Namespace, given: dict[str, Any]) -> None:
     if streams.STREAM in options.inputs and len(options.inputs) > 1:
         options.parser.error("standard input must be the only input")
     output = options.output
-    if output == streams.STREAM or common.is_device(output):
+    if output == streams.STREAM or files.is_device(output):
         return
     if Path(output).suffix.lower() not in SUFFIXES:
         options.parser.error(f"report writes HTML, so the name of the output must end in .html: {output!r}")
@@ -139,7 +139,7 @@ def _photos(inputs: list[str]) -> tuple[list[str], dict[str, Exception]]:
     found: list[str] = []
     refused: dict[str, Exception] = {}
     for name in inputs:
-        if not common.is_folder(name):
+        if not files.is_folder(name):
             found.append(name)
             continue
         try:
@@ -168,7 +168,7 @@ def _check_photo(name: str, refused: dict[str, Exception]) -> None:
     """Raise RefusedError or OSError for an input that is no file.   refused: errors of folders, by name."""
     if name in refused:
         raise refused[name]
-    common.check_input(name, "name the photos in it")
+    files.check_input(name, "name the photos in it")
 
 
 def _shown(name: str) -> str:
@@ -180,7 +180,7 @@ def _panel(name: str, options: argparse.Namespace, given: dict[str, Any], number
     """Return a photo's part of the page."""
     from ..report import compare, page
 
-    with common.open_image(name) as image:
+    with files.open_image(name) as image:
         with bars.progress_bar(name, options):
             found = compare.compare(image, _shown(name), _size(name, image), given, max_side=options.max_side)
         return page.panel(found, number, len(options.inputs), with_exif=not options.strip)

@@ -13,7 +13,7 @@ from PIL import ImageOps
 from ..failures import RefusedError, reason
 from ..format.container import SIGNATURE
 from ..SdlImagePlugin import SdlImageFile
-from . import arguments, attempts, common, streams
+from . import arguments, attempts, files, streams
 
 DEFAULT_SIZE: Final = 256
 MAX_SIZE: Final = 4096
@@ -76,9 +76,9 @@ def run(options: argparse.Namespace) -> int:
         options.parser.error("OUTPUT needs the name of a file, or -")
 
     def work(name: str) -> None:
-        common.check_input(name, "name a file in it")
+        files.check_input(name, "name a file in it")
         target = io.BytesIO()
-        with common.open_image(name) as image:
+        with files.open_image(name) as image:
             if not isinstance(image, SdlImageFile):
                 msg = "not an SDL file"
                 raise RefusedError(msg)
@@ -87,6 +87,6 @@ def run(options: argparse.Namespace) -> int:
             upright = ImageOps.exif_transpose(image)
             upright.save(target, "PNG", icc_profile=image.info.get("icc_profile"))
         # Thumbnailers make the output first and keep it open, so a new file in its place would not be seen.
-        common.write(options.output, target.getvalue(), in_place=True)
+        files.write(options.output, target.getvalue(), in_place=True)
 
     return attempts.for_each([options.input], work)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..failures import RefusedError
 from ..SdlImagePlugin import SdlImageFile
-from . import arguments, common, folders
+from . import arguments, files, folders
 
 if TYPE_CHECKING:
     import argparse
@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _make(task: folders.Task, _: argparse.Namespace) -> folders.Made:
     """Check an input."""
-    with common.open_image(task.name) as image:
+    with files.open_image(task.name) as image:
         if not isinstance(image, SdlImageFile):
             msg = "not an SDL file"
             raise RefusedError(msg)

@@ -1,4 +1,4 @@
-"""What the commands share: input and output."""
+"""Input and output files: what their names stand for, how they are opened and written, and what is checked first."""
 
 from __future__ import annotations
 
