@@ -21,6 +21,7 @@ from PIL import Image
 from pillow_sdl import cli, failures, settings
 from pillow_sdl.cli import folders, printing
 from pillow_sdl.cli.files import exists
+from pillow_sdl.cli.signals import Interrupts
 from pillow_sdl.format import container
 
 from . import images
@@ -602,7 +603,7 @@ def test_workers_end_with_the_main_process(large: Path, tmp_path: Path) -> None:
 def test_an_interrupt_waits_until_a_file_is_written() -> None:
     """It is raised after the block, and again by `check` if other code has swallowed it."""
     steps = []
-    with folders.Interrupts() as interrupts:
+    with Interrupts() as interrupts:
         interrupts.check()
 
         def write() -> None:
@@ -643,7 +644,7 @@ def test_an_ignored_interrupt_stays_ignored() -> None:
     """As in a background job of a shell."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with folders.Interrupts() as interrupts, interrupts.held():
+        with Interrupts() as interrupts, interrupts.held():
             signal.raise_signal(signal.SIGINT)
     finally:
         signal.signal(signal.SIGINT, before)
@@ -683,7 +684,7 @@ class Poison:
 
 def outcomes(make: Any, names: list[str], jobs: int, **options: Any) -> dict[str, folders.Outcome]:
     """Let worker processes do tasks."""
-    with folders.Workers(jobs, (make, Namespace(**options), jobs), folders.Interrupts()) as workers:
+    with folders.Workers(jobs, (make, Namespace(**options), jobs), Interrupts()) as workers:
         return {task.name: outcome for task, outcome in workers.outcomes(map(folders.Task, names))}
 
 
@@ -717,7 +718,7 @@ def test_a_process_that_dies_fails_one_file(jobs: int) -> None:
 
 def test_a_process_that_died_holds_nothing() -> None:
     """Its connection is closed.  No process is started for which there is no task."""
-    with folders.Workers(1, (die, Namespace(), 1), folders.Interrupts()) as workers:
+    with folders.Workers(1, (die, Namespace(), 1), Interrupts()) as workers:
         started, found = [], workers.outcomes(map(folders.Task, ["exit", "a", "exit"]))
         for _, outcome in found:
             started += [worker for worker in workers._workers if worker not in started]
@@ -738,7 +739,7 @@ def test_busy_processes_are_killed_after_an_error() -> None:
     start: list[float] = []
 
     def fail() -> None:
-        with folders.Workers(2, (sleep, Namespace(), 2), folders.Interrupts()) as workers:
+        with folders.Workers(2, (sleep, Namespace(), 2), Interrupts()) as workers:
             next(workers.outcomes(map(folders.Task, ["long", "short", "long"])))
             start.append(time.monotonic())
             raise KeyError

@@ -9,12 +9,11 @@ from __future__ import annotations
 import os
 import signal
 import stat
-import threading
 import time
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypeAlias
@@ -22,10 +21,11 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypeAlias
 from .. import settings
 from ..failures import RefusedError, kind
 from . import arguments, attempts, bars, files, printing, streams
+from .signals import Interrupts
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
-    from types import FrameType, TracebackType
+    from types import TracebackType
 
 PATIENCE: Final = 5.0
 """Seconds that idle worker processes have to end before they are killed."""
@@ -267,44 +267,6 @@ def _is_link(entry: os.DirEntry[str]) -> bool:
 
 
 # One file after the other
-
-
-class Interrupts:
-    """Turns SIGINT into KeyboardInterrupt.  Inside a block of `held`, the exception waits for the end of the block."""
-
-    def __init__(self) -> None:
-        self._came = self._held = False
-        self._before: Any = None
-
-    def __enter__(self) -> Self:
-        # A shell starts background jobs with SIGINT ignored.  Only the main thread may set handlers.
-        if threading.current_thread() is threading.main_thread() and callable(signal.getsignal(signal.SIGINT)):
-            self._before = signal.signal(signal.SIGINT, self._handle)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-
-    def _handle(self, _: int, __: FrameType | None) -> None:
-        self._came = True
-        if not self._held:
-            raise KeyboardInterrupt
-
-    def check(self) -> None:
-        """Raise KeyboardInterrupt if SIGINT came, also if other code has swallowed the exception."""
-        if self._came:
-            raise KeyboardInterrupt
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Let SIGINT wait until the end of a `with` block."""
-        self._held = True
-        try:
-            yield
-        finally:
-            self._held = False
-        self.check()
 
 
 def _one(task: Task, options: Namespace, command: Command, interrupts: Interrupts) -> None:
