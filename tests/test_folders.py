@@ -22,6 +22,7 @@ from pillow_sdl import cli, failures, settings
 from pillow_sdl.cli import folders, printing
 from pillow_sdl.cli.files import exists
 from pillow_sdl.cli.signals import Interrupts
+from pillow_sdl.cli.tasks import Made, Outcome, Task
 from pillow_sdl.format import container
 
 from . import images
@@ -431,10 +432,10 @@ def test_a_file_that_appears_meanwhile_is_kept(tree: Path, tmp_path: Path, monke
     """Another program may write an output after the plan; it is not replaced without -f."""
     target = tmp_path / "out" / "e.sdl"
 
-    def make(*_: object) -> folders.Made:
+    def make(*_: object) -> Made:
         target.parent.mkdir()
         target.write_bytes(b"precious")
-        return folders.Made("", b"new")
+        return Made("", b"new")
 
     monkeypatch.setattr("pillow_sdl.cli.encode.COMMAND", _command(make))
     assert cli.main(["encode", "-r", str(tree / "z"), "-o", str(target.parent)]) == 1
@@ -653,26 +654,26 @@ def test_an_ignored_interrupt_stays_ignored() -> None:
 # Worker processes
 
 
-def threads(task: folders.Task, options: Namespace) -> folders.Made:
+def threads(task: Task, options: Namespace) -> Made:
     """Work of a test: return the number of threads, and some warnings."""
     printing.warn(task.name, f"{options.note}")
-    return folders.Made(f"{settings.current().threads}", b"")
+    return Made(f"{settings.current().threads}", b"")
 
 
-def die(task: folders.Task, _: Namespace) -> folders.Made:
+def die(task: Task, _: Namespace) -> Made:
     """Work of a test: end the process in two ways, or not."""
     if task.name == "exit":
         os._exit(7)
     if task.name == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
-    return folders.Made("good")
+    return Made("good")
 
 
-def sleep(task: folders.Task, _: Namespace) -> folders.Made:
+def sleep(task: Task, _: Namespace) -> Made:
     """Work of a test: take a minute, or no time."""
     if task.name == "long":
         time.sleep(60)
-    return folders.Made("good")
+    return Made("good")
 
 
 class Poison:
@@ -682,26 +683,26 @@ class Poison:
         return os._exit, (5,)
 
 
-def outcomes(make: Any, names: list[str], jobs: int, **options: Any) -> dict[str, folders.Outcome]:
+def outcomes(make: Any, names: list[str], jobs: int, **options: Any) -> dict[str, Outcome]:
     """Let worker processes do tasks."""
     with folders.Workers(jobs, (make, Namespace(**options), jobs), Interrupts()) as workers:
-        return {task.name: outcome for task, outcome in workers.outcomes(map(folders.Task, names))}
+        return {task.name: outcome for task, outcome in workers.outcomes(map(Task, names))}
 
 
 @pytest.mark.parametrize(("given", "jobs", "share"), [(5, 2, "2"), (1, 2, "1"), (4, 1, "4")])
 def test_the_threads_are_divided(given: int, jobs: int, share: str) -> None:
     """Each process gets its share, at least one.  Warnings come back with the outcome."""
     found = outcomes(threads, ["x", "y", "z"], jobs, threads=given, note="odd")
-    assert {name: outcome.made for name, outcome in found.items()} == dict.fromkeys("xyz", folders.Made(share, b""))
+    assert {name: outcome.made for name, outcome in found.items()} == dict.fromkeys("xyz", Made(share, b""))
     assert found["x"].messages == ("sdl: x: warning: odd",)
 
 
 def test_the_environment_gives_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """OMP_NUM_THREADS is divided; PILLOW_SDL_THREADS counts before it."""
     monkeypatch.setenv("OMP_NUM_THREADS", "6")
-    assert outcomes(threads, ["x"], 2, note="")["x"].made == folders.Made("3", b"")
+    assert outcomes(threads, ["x"], 2, note="")["x"].made == Made("3", b"")
     monkeypatch.setenv("PILLOW_SDL_THREADS", "8")
-    assert outcomes(threads, ["x"], 2, note="")["x"].made == folders.Made("4", b"")
+    assert outcomes(threads, ["x"], 2, note="")["x"].made == Made("4", b"")
 
 
 @needs_posix
@@ -719,7 +720,7 @@ def test_a_process_that_dies_fails_one_file(jobs: int) -> None:
 def test_a_process_that_died_holds_nothing() -> None:
     """Its connection is closed.  No process is started for which there is no task."""
     with folders.Workers(1, (die, Namespace(), 1), Interrupts()) as workers:
-        started, found = [], workers.outcomes(map(folders.Task, ["exit", "a", "exit"]))
+        started, found = [], workers.outcomes(map(Task, ["exit", "a", "exit"]))
         for _, outcome in found:
             started += [worker for worker in workers._workers if worker not in started]
             assert len(workers._workers) <= 1
@@ -740,7 +741,7 @@ def test_busy_processes_are_killed_after_an_error() -> None:
 
     def fail() -> None:
         with folders.Workers(2, (sleep, Namespace(), 2), Interrupts()) as workers:
-            next(workers.outcomes(map(folders.Task, ["long", "short", "long"])))
+            next(workers.outcomes(map(Task, ["long", "short", "long"])))
             start.append(time.monotonic())
             raise KeyError
 

@@ -10,6 +10,7 @@ from .. import ray, settings
 from ..errors import BackendError
 from ..failures import RefusedError, reason
 from . import folders, printing
+from .tasks import Made, Outcome, Outcomes, Task
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -52,7 +53,7 @@ def command(local: folders.Command, options: Namespace, given: dict[str, Any]) -
         made.append(_remote_plan(options))
         return _shown_plan(made[0])
 
-    def outcomes(tasks: list[folders.Task], options: Namespace) -> folders.Outcomes:
+    def outcomes(tasks: list[Task], options: Namespace) -> Outcomes:
         return _outcomes(tasks, made[0] if made else _local_plan(tasks), options, given)
 
     return local._replace(plan=plan if is_remote(options) else None, outcomes=outcomes)
@@ -72,7 +73,7 @@ def _remote_plan(options: Namespace) -> ray.Plan:
 
 def _shown_plan(plan: ray.Plan) -> folders.Plan:
     """Return a plan in the form of `folders`.  Prints an error for each input that cannot be processed."""
-    found = folders.Plan([folders.Task(job.path, job.output, job.input_bytes) for job in plan.jobs])
+    found = folders.Plan([Task(job.path, job.output, job.input_bytes) for job in plan.jobs])
     found.ignored["not a picture, or hidden"] += plan.ignored
     for row in plan.rows:
         if row["status"] == "skipped":
@@ -83,7 +84,7 @@ def _shown_plan(plan: ray.Plan) -> folders.Plan:
     return found
 
 
-def _local_plan(tasks: list[folders.Task]) -> ray.Plan:
+def _local_plan(tasks: list[Task]) -> ray.Plan:
     """Return a plan for files that all machines see under the same paths."""
     from pyarrow import fs
 
@@ -101,7 +102,7 @@ def _absolute(name: str) -> str:
     return os.path.abspath(name).replace(os.sep, "/")  # noqa: PTH100  links stay as they are
 
 
-def _outcomes(tasks: list[folders.Task], plan: ray.Plan, options: Namespace, given: dict[str, Any]) -> folders.Outcomes:
+def _outcomes(tasks: list[Task], plan: ray.Plan, options: Namespace, given: dict[str, Any]) -> Outcomes:
     """Yield what became of each task.  Raises RefusedError if there is no Ray at the address."""
     cpus = settings.current().threads or 1
     work = ray.Work(options.strip, given, plan.source, plan.target, cpus)
@@ -117,9 +118,9 @@ def _outcomes(tasks: list[folders.Task], plan: ray.Plan, options: Namespace, giv
             messages = tuple(f"sdl: {task.name}: warning: {text}" for text in row["warnings"])
             if row["error"]:
                 failure = printing.Failure(task.name, row["error"], row["kind"])
-                yield task, folders.Outcome(None, failure, messages)
+                yield task, Outcome(None, failure, messages)
             else:
-                yield task, folders.Outcome(folders.Made("", size=row["output_bytes"]), None, messages)
+                yield task, Outcome(Made("", size=row["output_bytes"]), None, messages)
     except RayError as exc:  # Such as a worker that cannot import this package.  Its last line has the cause.
         raise RefusedError(str(exc).strip().splitlines()[-1], f"Ray at {options.ray}") from exc
     finally:

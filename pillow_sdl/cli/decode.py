@@ -13,6 +13,7 @@ from .. import pictures
 from ..failures import RefusedError, reason
 from ..SdlImagePlugin import SdlImageFile
 from . import arguments, bars, files, folders, origin, printing, streams
+from .tasks import Made, Task
 
 DEFAULT_FORMAT: Final = ".png"
 
@@ -91,7 +92,7 @@ def _kind(output: str, options: argparse.Namespace) -> str:
         raise RefusedError(str(exc), printing.shown_output(output)) from None
 
 
-def _make(task: folders.Task, options: argparse.Namespace) -> folders.Made:
+def _make(task: Task, options: argparse.Namespace) -> Made:
     """Return the picture of an input."""
     assert task.output is not None
     kind, place = _kind(task.output, options), printing.shown_output(task.output)
@@ -117,7 +118,7 @@ def _make(task: folders.Task, options: argparse.Namespace) -> folders.Made:
         width, height = image.size
         written = _count(data) if frames else 1
         size = f"{width} x {height}" + (f", {written} frames" if written > 1 else "")
-    return folders.Made(f"{size}, {len(data):,} bytes", data)
+    return Made(f"{size}, {len(data):,} bytes", data)
 
 
 COMMAND: Final = folders.Command(_make, folders.sdl_files, "not an SDL file", "decoded", _output)

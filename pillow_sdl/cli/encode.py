@@ -18,6 +18,7 @@ from ..latent.entropy import METHODS
 from ..latent.quantizers import QUANTIZERS
 from ..options import EncodeOptions
 from . import arguments, bars, cluster, files, folders, printing, streams
+from .tasks import Made, Task
 
 SUFFIX: Final = ".sdl"
 
@@ -173,7 +174,7 @@ def _output(name: str, options: argparse.Namespace, inside: str | None) -> str:
     return files.output_for(name, options, SUFFIX, inside, keep=options.keep_extension)
 
 
-def _make(task: folders.Task, options: argparse.Namespace) -> folders.Made:
+def _make(task: Task, options: argparse.Namespace) -> Made:
     """Return the SDL file of an input."""
     name = task.name
     with files.open_image(name) as image:
@@ -187,7 +188,7 @@ def _make(task: folders.Task, options: argparse.Namespace) -> folders.Made:
     frames = len(stored.durations) if stored else 1
     bits = 8 * len(data) / (width * height * frames)
     size = f"{width} x {height}" + (f", {frames} frames" if frames > 1 else "")
-    return folders.Made(f"{size}, {len(data):,} bytes, {bits:.3f} bits per pixel", data)
+    return Made(f"{size}, {len(data):,} bytes, {bits:.3f} bits per pixel", data)
 
 
 COMMAND: Final = folders.Command(_make, pictures.extensions, "not a picture", "encoded", _output)

@@ -12,16 +12,17 @@ import stat
 import time
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from .. import settings
 from ..failures import RefusedError, kind
 from . import arguments, attempts, bars, files, printing, streams
 from .signals import Interrupts
+from .tasks import Made, Outcome, Outcomes, Task, outcome_of
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -32,32 +33,6 @@ PATIENCE: Final = 5.0
 
 JUNCTION: Final = 0xA0000003
 """Windows' tag of a junction, which leads to another folder as a symbolic link does."""
-
-
-class Made(NamedTuple):
-    """What a command made of an input.
-
-    text: what is said of it.   data: of the output, None for a command without outputs and for an output that another
-    process has written.   size: of that output, in bytes.
-    """
-
-    text: str
-    data: bytes | None = None
-    size: int = 0
-
-
-class Task(NamedTuple):
-    """An input that is to be processed.
-
-    output: where its output goes, None for a command without outputs.   size: of the input in bytes, 0 for a stream.
-    tree: whether missing folders are made for the output.   replace: whether the output may exist.
-    """
-
-    name: str
-    output: str | None = None
-    size: int = 0
-    tree: bool = False
-    replace: bool = False
 
 
 class Command(NamedTuple):
@@ -82,20 +57,9 @@ class Command(NamedTuple):
     outcomes: Callable[[list[Task], Namespace], Outcomes] | None = None
 
 
-class Outcome(NamedTuple):
-    """What became of a task.   made: None after a failure.   messages: warnings that were not printed yet."""
-
-    made: Made | None
-    failure: printing.Failure | None = None
-    messages: tuple[str, ...] = ()
-
-
 def sdl_files() -> set[str]:
     """Return the extension of the files in folders that decode and verify take."""
     return {".sdl"}
-
-
-Outcomes: TypeAlias = Generator[tuple[Task, Outcome], None, None]
 
 
 def run(options: Namespace, command: Command) -> int:
@@ -375,20 +339,10 @@ def _outcomes(tasks: list[Task], options: Namespace, command: Command, interrupt
         return
     if jobs <= 1:
         for task in tasks:
-            yield task, _attempt(task, Namespace(**found), command.make)
+            yield task, outcome_of(task, Namespace(**found), command.make)
         return
     with Workers(jobs, (command.make, Namespace(**found), jobs), interrupts) as workers:
         yield from workers.outcomes(tasks)
-
-
-def _attempt(task: Task, options: Namespace, make: Callable[[Task, Namespace], Made]) -> Outcome:
-    """Process an input, except that nothing is written and nothing is printed."""
-    messages: list[str] = []
-    with printing.messages_to(messages.append), printing.warnings_about(task.name):
-        try:
-            return Outcome(make(task, options), None, tuple(messages))
-        except Exception as exc:  # noqa: BLE001  plugins of other formats raise anything
-            return Outcome(None, printing.failure(task.name, exc), tuple(messages))
 
 
 # Worker processes
@@ -530,6 +484,6 @@ def _serve(
         try:
             connection.send(None)
             while True:
-                connection.send(_attempt(connection.recv(), options, make))
+                connection.send(outcome_of(connection.recv(), options, make))
         except (EOFError, OSError):  # The main process has ended, or wants this one to end.
             return

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ..failures import RefusedError
 from ..SdlImagePlugin import SdlImageFile
 from . import arguments, files, folders
+from .tasks import Made, Task
 
 if TYPE_CHECKING:
     import argparse
@@ -32,14 +33,14 @@ def run(options: argparse.Namespace) -> int:
     return folders.run(options, COMMAND)
 
 
-def _make(task: folders.Task, _: argparse.Namespace) -> folders.Made:
+def _make(task: Task, _: argparse.Namespace) -> Made:
     """Check an input."""
     with files.open_image(task.name) as image:
         if not isinstance(image, SdlImageFile):
             msg = "not an SDL file"
             raise RefusedError(msg)
         image.verify()
-    return folders.Made("good")
+    return Made("good")
 
 
 COMMAND: Final = folders.Command(_make, folders.sdl_files, "not an SDL file", "verified")
