@@ -23,6 +23,7 @@ from pillow_sdl.cli import folders, printing
 from pillow_sdl.cli.files import exists
 from pillow_sdl.cli.signals import Interrupts
 from pillow_sdl.cli.tasks import Made, Outcome, Task
+from pillow_sdl.cli.workers import PATIENCE, Workers
 from pillow_sdl.format import container
 
 from . import images
@@ -685,7 +686,7 @@ class Poison:
 
 def outcomes(make: Any, names: list[str], jobs: int, **options: Any) -> dict[str, Outcome]:
     """Let worker processes do tasks."""
-    with folders.Workers(jobs, (make, Namespace(**options), jobs), Interrupts()) as workers:
+    with Workers(jobs, (make, Namespace(**options), jobs), Interrupts()) as workers:
         return {task.name: outcome for task, outcome in workers.outcomes(map(Task, names))}
 
 
@@ -719,7 +720,7 @@ def test_a_process_that_dies_fails_one_file(jobs: int) -> None:
 
 def test_a_process_that_died_holds_nothing() -> None:
     """Its connection is closed.  No process is started for which there is no task."""
-    with folders.Workers(1, (die, Namespace(), 1), Interrupts()) as workers:
+    with Workers(1, (die, Namespace(), 1), Interrupts()) as workers:
         started, found = [], workers.outcomes(map(Task, ["exit", "a", "exit"]))
         for _, outcome in found:
             started += [worker for worker in workers._workers if worker not in started]
@@ -740,14 +741,14 @@ def test_busy_processes_are_killed_after_an_error() -> None:
     start: list[float] = []
 
     def fail() -> None:
-        with folders.Workers(2, (sleep, Namespace(), 2), Interrupts()) as workers:
+        with Workers(2, (sleep, Namespace(), 2), Interrupts()) as workers:
             next(workers.outcomes(map(Task, ["long", "short", "long"])))
             start.append(time.monotonic())
             raise KeyError
 
     with pytest.raises(KeyError):
         fail()
-    assert time.monotonic() - start[0] < folders.PATIENCE
+    assert time.monotonic() - start[0] < PATIENCE
 
 
 def test_kinds_of_failures() -> None:
