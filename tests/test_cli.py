@@ -106,12 +106,13 @@ OPTION_EXAMPLES: dict[str, tuple[list[str], object]] = {
 
 @pytest.fixture
 def saved_with(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """The options of each call of `Image.save`, and the settings in force.  Nothing is encoded."""
+    """The options of each call of `Image.save`, and the settings in force.  All calls write the same file."""
     calls: list[dict[str, Any]] = []
+    data = images.saved(images.gradient(20, 20), fidelity=False, guard="off")
 
     def save(self: Image.Image, target: io.BytesIO, kind: str, **options: Any) -> None:
         calls.append(options | {"settings": settings.current()})
-        target.write(kind.encode())
+        target.write(data)
 
     monkeypatch.setattr(Image.Image, "save", save)
     return calls
@@ -892,6 +893,7 @@ def test_each_file_has_one_bar(photo: Path, tmp_path: Path, bars: list[FakeBar])
 def test_a_bar_never_goes_back(photo: Path, bars: list[FakeBar], monkeypatch: pytest.MonkeyPatch) -> None:
     """Reports below what was reached are ignored."""
     reached = []
+    data = images.saved(images.gradient(20, 20), fidelity=False, guard="off")
 
     def save(self: Image.Image, target: io.BytesIO, kind: str, **_: object) -> None:
         progress = settings.current().progress
@@ -899,6 +901,7 @@ def test_a_bar_never_goes_back(photo: Path, bars: list[FakeBar], monkeypatch: py
         for done, total in ((0, 4), (2, 4), (1, 3), (3, 3), (1, 2)):
             progress(done, total)
             reached.append(bars[0].n / bars[0].total)
+        target.write(data)
 
     monkeypatch.setattr(Image.Image, "save", save)
     assert cli.main(["encode", str(photo)]) == 0
