@@ -136,10 +136,13 @@ def span(photo: Image.Image) -> tuple[int, int]:
 def test_a_target_size_is_filled_and_never_exceeded(
     photo: Image.Image, span: tuple[int, int], payload: str, share: float
 ) -> None:
-    """Files take 97 to 100 % of targets that are spread over the sizes that the photo can have."""
+    """Files take 97 to 100 % of targets that are spread over the sizes that the photo can have.
+
+    With zstd it is 95 %, because the files of neighboring quality indices differ by up to 4 % in size.
+    """
     target = round(span[0] * (span[1] / span[0]) ** share)
     data = images.saved(photo, target_bytes=target, payload=payload)
-    assert coding.FILL * target <= len(data) <= target
+    assert (0.95 if payload == "zstd" else coding.FILL) * target <= len(data) <= target
     assert images.opened(data).load() is not None
 
 
