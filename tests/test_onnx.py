@@ -363,3 +363,24 @@ class TestAgainstTorch:
         found = graphs.write(network.encoder, network.decoder, weights, channels=space.channels, factor=space.factor)
         for name, stored in (("encoder", MODEL.graphs.encoder), ("decoder", MODEL.graphs.decoder)):
             assert hashlib.sha256(found[name].read_bytes()).hexdigest() == stored.sha256
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="Linux says how much memory a process has")
+def test_memory_for_large_tiles_goes_back_to_the_system(python: Callable[..., str]) -> None:
+    """After a tile of 1.3 megapixels, which takes 400 MB, the process has at most 100 MB more than after a small one."""
+    program = """
+import os
+from pathlib import Path
+import numpy as np
+from pillow_sdl import registry
+from pillow_sdl.models import store
+
+network = store.load(registry.model("sdl"))
+
+def used(side):
+    network.decode_tile(np.ones((network.channels, side, side), np.float32), 128)
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+print(round(-used(16) + used(72)))
+"""
+    assert int(python(program)) < 100
