@@ -16,8 +16,9 @@ def write(name: str | os.PathLike[str], data: bytes) -> None:
     the file.
     """
     # Not of the real path: the one of /dev/stdout does not exist if that is a pipe.
-    if Path(name).exists() and not Path(name).is_file():
-        Path(name).write_bytes(data)
+    target = Path(name)
+    if target.exists() and not target.is_file():
+        target.write_bytes(data)
         return
     path = Path(os.path.realpath(name))
     temporary = path.with_name(f".sdl-{secrets.token_hex(8)}")

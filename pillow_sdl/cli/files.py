@@ -216,7 +216,7 @@ def write(output: str, data: bytes, *, tree: bool = False, in_place: bool = Fals
             sys.stdout.buffer.flush()
     else:
         with streams.writing(output):
-            if in_place or is_device(output):
+            if in_place:
                 Path(output).write_bytes(data)
                 return
             if tree:
