@@ -117,7 +117,7 @@ def detail(gray: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the fine detail of a luminance: what a box blur removes.  It is smaller by `RADIUS` on each side."""
     size = 2 * RADIUS + 1
     height, width = (length - 2 * RADIUS for length in gray.shape)
-    # Sums of shifted views take a tenth of the time of means over sliding windows.
+    # Sums of shifted views take a fifth of the time of means over sliding windows.
     total = _sum([gray[shift : shift + height] for shift in range(size)])
     total = _sum([total[:, shift : shift + width] for shift in range(size)])
     result: NDArray[np.float32] = gray[RADIUS:-RADIUS, RADIUS:-RADIUS] - total / np.float32(size**2)

@@ -28,7 +28,7 @@ _FATAL_ONLY = 4
 """Log severity: errors become exceptions, so nothing else needs to be printed."""
 
 _KEPT = 1 << 19
-"""Pixels up to which a tile's memory is kept for the next one, about 60 MB.
+"""Pixels up to which a tile's memory is kept for the next one, at most about 130 MB for each graph.
 
 New memory for each run would take 5 to 15 % of the time.  After larger tiles it goes back to the system.
 """
