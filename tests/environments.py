@@ -42,7 +42,9 @@ class Environment:
         self, *command: object, cwd: Path | None = None, env: dict[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run Python in the environment.   command: its arguments.   env: more variables of its environment."""
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "COVERAGE"))}
+        # IPython warns if VIRTUAL_ENV names another environment, such as the one from which the tests are run.
+        ours = ("PYTHON", "COVERAGE", "VIRTUAL_ENV")
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         return subprocess.run(
             [self.python, *map(str, command)],
             cwd=cwd or self.folder,
